@@ -1,0 +1,321 @@
+"""The archive: a writer that extends partitions, and readers of any snapshot."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from typing import TYPE_CHECKING
+
+from headwater_connectors.archive.chain import Chain
+from headwater_connectors.archive.errors import (
+    AlreadyExistsError,
+    ArchiveConflictError,
+    ArchiveError,
+)
+from headwater_connectors.archive.manifest import Manifest
+from headwater_connectors.archive.parquet import encode
+from headwater_connectors.archive.rows import check_offsets, column_types, described, ordered
+from headwater_connectors.archive.scan import Scan, column_dtypes
+from headwater_connectors.archive.schema import fingerprint, merged
+from headwater_connectors.archive.selection import Selection
+from headwater_connectors.archive.snapshot import Snapshot, TopicSnapshot, checksum
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    import polars as pl
+
+    from headwater_connectors.archive.blobs import BlobStore
+    from headwater_connectors.archive.manifest import FileEntry, Link
+
+__all__ = ["NO_FRONTIER_US", "Archive"]
+
+# The frontier where nothing is archived: before all times.
+NO_FRONTIER_US = -(1 << 63)
+
+_TOPIC = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
+_TOPIC_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_PARTITIONS_MAX = 100_000
+_FILE_ROWS_MAX = 1 << 20
+_ORPHANS_MAX = 10_000
+
+
+class Archive:
+    """Rows of streams, by topic id and partition; safe to use from any thread.
+
+    A partition has one writer at a time and any number of readers. Files lie at
+    `<topic>/<topic_id>/partition=<p>/rows/<first>-<last>-<n>.parquet`, manifests at
+    `<topic>/<topic_id>/partition=<p>/manifests/<number>.json`; a file that no manifest names is
+    never read.
+    """
+
+    def __init__(self, blobs: BlobStore, *, stamp: str) -> None:
+        """Use a blob store; `stamp`, of the engine that decodes, is kept with what is written."""
+        self._blobs = blobs
+        self._stamp = stamp
+        self._lock = threading.Lock()
+        self._chains: dict[tuple[str, str, int], Chain] = {}
+        # Partitions are only ever added, so these are lower bounds.
+        self._partitions: dict[tuple[str, str], int] = {}
+
+    def append(
+        self,
+        topic: str,
+        topic_id: str,
+        partition: int,
+        frame: pl.DataFrame,
+        *,
+        to_offset: int,
+        frontier_us: int,
+        from_offset: int | None = None,
+        keep_raw: bool = True,
+    ) -> Manifest:
+        """Make rows durable and return the manifest that says so.
+
+        It covers the records after the last manifest up to and with `to_offset`, of which
+        `frame` holds those that could be decoded: `__offset`, `__ts`, `__arrival` (Int64, times in
+        µs UTC), `__raw` (Binary; left out with keep_raw=False) and the stream's columns. Without
+        rows the frame may have no columns. The first manifest needs `from_offset`, exclusive, so
+        -1 is the beginning; later ones are checked against it. The frontier never goes back. If
+        there is nothing new to say, the last manifest is returned.
+
+        Raises ArchiveConflictError if another writer extended the partition: go on from
+        `position`. Raises ArchiveError if a column has changed its type. After any error nothing
+        was added, or all of it was: `position` tells.
+        """
+        chain = self._chain(topic, topic_id, partition)
+        where = f"archive of {topic}[{partition}]"
+        tail = chain.tail()
+        start = _start(tail, from_offset, to_offset, where)
+        columns = tail.manifest.columns if tail else {}
+        if frame.width:
+            frame = ordered(frame, where, keep_raw=keep_raw)
+            columns = merged(columns, column_types(frame, where), where)
+        if frame.height:
+            check_offsets(frame, start, to_offset, where)
+        elif tail and to_offset == start and frontier_us <= tail.manifest.frontier_us:
+            return tail.manifest
+        self._announce(topic, topic_id, partition)
+        pieces = frame.iter_slices(_FILE_ROWS_MAX) if frame.height else ()
+        manifest = Manifest(
+            topic=topic,
+            topic_id=topic_id,
+            partition=partition,
+            number=tail.manifest.number + 1 if tail else 1,
+            previous=tail.crc32 if tail else "",
+            from_offset=start,
+            to_offset=to_offset,
+            frontier_us=max(frontier_us, tail.manifest.frontier_us) if tail else frontier_us,
+            rows=frame.height,
+            rows_total=frame.height + (tail.manifest.rows_total if tail else 0),
+            stamp=self._stamp,
+            columns=columns,
+            files=tuple(self._write(f"{chain.folder}/rows", piece, where) for piece in pieces),
+        )
+        return chain.extend(manifest).manifest
+
+    def position(self, topic: str, topic_id: str, partition: int) -> int | None:
+        """Return the last offset covered, None if nothing is: where a writer goes on."""
+        newest = self._chain(topic, topic_id, partition).newest()
+        return newest.manifest.to_offset if newest else None
+
+    def frontier_us(
+        self,
+        topic: str,
+        topic_id: str,
+        partitions: Iterable[int],
+        snapshot: Snapshot | None = None,
+    ) -> int:
+        """Return the arrival time in µs UTC up to which all of these partitions are archived.
+
+        NO_FRONTIER_US if one has no manifest yet.
+        """
+        wanted = list(partitions)
+        if not wanted:
+            msg = f'the frontier of no partition of "{topic}" was asked for; name at least one'
+            raise ArchiveError(msg)
+        if snapshot is None:
+            newest = {part: self._chain(topic, topic_id, part).newest() for part in wanted}
+        else:
+            newest = dict(enumerate(self._heads(snapshot.of(topic, topic_id))))
+        links = [newest.get(partition) for partition in wanted]
+        return min(link.manifest.frontier_us if link else NO_FRONTIER_US for link in links)
+
+    def snapshot(self, topics: Mapping[str, str]) -> Snapshot:
+        """Return the present extent of topics, given as name → topic id."""
+        parts = []
+        for topic, topic_id in sorted(topics.items()):
+            count = self._partition_count(topic, topic_id)
+            heads = [self._chain(topic, topic_id, part).newest() for part in range(count)]
+            numbers = tuple(link.manifest.number if link else 0 for link in heads)
+            crc32 = checksum(link.crc32 if link else "" for link in heads)
+            parts.append(TopicSnapshot(topic, topic_id, numbers, crc32))
+        return Snapshot(tuple(parts))
+
+    def rows(self, topic: str, topic_id: str, snapshot: Snapshot | None = None) -> int:
+        """Count the rows of a topic, from the last manifests alone."""
+        heads = self._heads(self._part(topic, topic_id, snapshot))
+        return sum(link.manifest.rows_total for link in heads if link)
+
+    def manifests(
+        self, topic: str, topic_id: str, partition: int, snapshot: Snapshot | None = None
+    ) -> Iterator[Manifest]:
+        """Yield the manifests of a partition; each is checked to extend the one before it."""
+        numbers = self._part(topic, topic_id, snapshot).numbers
+        number = numbers[partition] if partition < len(numbers) else 0
+        links = self._chain(topic, topic_id, partition).up_to(number)
+        return (link.manifest for link in links)
+
+    def scan(  # noqa: PLR0913 - each one narrows the rows
+        self,
+        topic: str,
+        topic_id: str,
+        *,
+        columns: Sequence[str] | Mapping[str, pl.DataType],
+        snapshot: Snapshot | None = None,
+        ts_before_us: int | None = None,
+        ts_from_us: int | None = None,
+        stretches: Mapping[int, tuple[int, int]] | None = None,
+        raw: bool = False,
+        batch_rows: int = 1_000_000,
+    ) -> Iterator[tuple[int, pl.DataFrame]]:
+        """Yield (partition, rows) in the order of partitions and offsets.
+
+        Rows have `__offset`, `__ts`, `__arrival`, the columns asked for, and `__raw` if `raw`;
+        frames have `batch_rows` rows, the last one of a partition fewer. Memory: a batch and one
+        row group. With ts_from_us ≤ ts < ts_before_us only such rows come, and files without any
+        are not opened. `stretches` names the partitions to read and of each the offsets
+        (from, to], all of which must be archived.
+
+        A column that was archived from some record on is null before it. Columns given with
+        their types may be missing from the archive altogether. Raises ArchiveError, here or
+        while rows are read, for an unknown column, a column of two types, and for every file
+        that is missing, cut or changed.
+        """
+        if batch_rows < 1:
+            msg = f"batch_rows is {batch_rows}: ask for at least one row"
+            raise ValueError(msg)
+        heads = self._heads(self._part(topic, topic_id, snapshot))
+        dtypes = column_dtypes(columns, heads, topic)
+        wanted = dict.fromkeys(range(len(heads))) if stretches is None else stretches
+        scans = [
+            Scan(
+                self._blobs,
+                self._chain(topic, topic_id, partition),
+                heads[partition] if partition < len(heads) else None,
+                Selection(ts_from_us, ts_before_us, stretch),
+            )
+            for partition, stretch in sorted(wanted.items())
+        ]
+        for scan in scans:
+            scan.check_end()
+        return (
+            (scan.chain.partition, batch)
+            for scan in scans
+            for batch in scan.batches(dtypes, raw=raw, batch_rows=batch_rows)
+        )
+
+    def _write(self, folder: str, frame: pl.DataFrame, where: str) -> FileEntry:
+        """Write one file under a name that nobody uses and return its entry."""
+        metadata = {"schema": fingerprint(column_types(frame, where)), "stamp": self._stamp}
+        data = encode(frame, metadata)
+        first, last = frame["__offset"][0], frame["__offset"][-1]
+        for attempt in range(_ORPHANS_MAX):
+            name = f"{folder}/{first}-{last}-{attempt}.parquet"
+            # A file without a manifest may belong to a writer that still lives: leave it alone.
+            if self._blobs.exists(name):
+                continue
+            with contextlib.suppress(AlreadyExistsError):
+                self._blobs.put_if_absent(name, data)
+                return described(name, data, frame)
+        msg = (
+            f"{where}: {_ORPHANS_MAX} files of offsets {first}-{last} were left without a manifest;"
+            " see why the writer fails each time, then delete those that no manifest names"
+        )
+        raise ArchiveError(msg)
+
+    def _chain(self, topic: str, topic_id: str, partition: int) -> Chain:
+        if not _TOPIC.fullmatch(topic) or not _TOPIC_ID.fullmatch(topic_id):
+            msg = (
+                f'topic "{topic}" with id "{topic_id}" can\'t be archived: topics have letters,'
+                " digits, dots, dashes and underscores, ids no dots"
+            )
+            raise ArchiveError(msg)
+        if not 0 <= partition <= _PARTITIONS_MAX:
+            msg = f"partition {partition} of {topic}: partitions are 0 to {_PARTITIONS_MAX}"
+            raise ArchiveError(msg)
+        key = (topic, topic_id, partition)
+        with self._lock:
+            if key not in self._chains:
+                self._chains[key] = Chain(self._blobs, *key)
+            return self._chains[key]
+
+    def _announce(self, topic: str, topic_id: str, partition: int) -> None:
+        """Let readers find a partition and, since they count, all before it."""
+        key = (topic, topic_id)
+        known = self._partitions.get(key, 0)
+        for before in range(known, partition + 1):
+            self._chain(topic, topic_id, before).announce()
+        self._know(key, partition + 1)
+
+    def _partition_count(self, topic: str, topic_id: str) -> int:
+        key = (topic, topic_id)
+        count = self._partitions.get(key, 0)
+        while self._chain(topic, topic_id, count).is_announced():
+            count += 1
+        if self._chain(topic, topic_id, count + 1).is_announced():
+            # They are announced in order, so this one has come in between, or was lost.
+            if not self._chain(topic, topic_id, count).is_announced():
+                path = self._blobs.path(self._chain(topic, topic_id, count).folder)
+                msg = f"{path} is missing although the next partition is there; restore it"
+                raise ArchiveError(msg)
+            return self._partition_count(topic, topic_id)
+        self._know(key, count)
+        return count
+
+    def _know(self, key: tuple[str, str], count: int) -> None:
+        with self._lock:
+            self._partitions[key] = max(count, self._partitions.get(key, 0))
+
+    def _part(self, topic: str, topic_id: str, snapshot: Snapshot | None) -> TopicSnapshot:
+        return (snapshot or self.snapshot({topic: topic_id})).of(topic, topic_id)
+
+    def _heads(self, part: TopicSnapshot) -> list[Link | None]:
+        """Return the last manifest of each partition of a snapshot."""
+        heads = [
+            self._chain(part.topic, part.topic_id, partition).at(number) if number else None
+            for partition, number in enumerate(part.numbers)
+        ]
+        if checksum(link.crc32 if link else "" for link in heads) != part.crc32:
+            msg = (
+                f"snapshot {part} was taken of other manifests than those that are here; use the"
+                " archive that it was taken of, or take a new one"
+            )
+            raise ArchiveError(msg)
+        return heads
+
+
+def _start(tail: Link | None, from_offset: int | None, to_offset: int, where: str) -> int:
+    """Return the offset after which an append begins."""
+    if tail is None:
+        if from_offset is None:
+            msg = (
+                f"{where}: nothing is archived yet; say after which offset history begins with"
+                " from_offset= (-1 is the beginning)"
+            )
+            raise ArchiveError(msg)
+        start = from_offset
+    else:
+        start = tail.manifest.to_offset
+        if from_offset not in (None, start) or to_offset < start:
+            msg = (
+                f"{where}: it reaches offset {start}, this append covers"
+                f" ({start if from_offset is None else from_offset}, {to_offset}]; go on from the"
+                " archive's position"
+            )
+            raise ArchiveConflictError(msg)
+    if to_offset < start:
+        msg = f"{where}: to_offset={to_offset} lies before from_offset={start}"
+        raise ArchiveError(msg)
+    return start

@@ -1,0 +1,1 @@
+"""Formats: how the bytes of a record become typed columns."""

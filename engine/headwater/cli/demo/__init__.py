@@ -1,0 +1,1 @@
+"""The demo: a year of real flights, all the way round, every value compared."""

@@ -1,0 +1,53 @@
+"""`headwater demo`: the whole path on real data, with a closing table."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter, validators
+
+from headwater.cli.output import progress_bars, quiet_logs, write_json
+from headwater.errors import HeadwaterError
+
+__all__ = ["demo"]
+
+
+def demo(
+    *,
+    rows: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
+    port: int = 0,
+    json: bool = False,
+) -> int:
+    """Stream a year of flights through features, serve and train on them, compare every value.
+
+    Needs the extra: pip install 'headwater[demo]'. Everything lies in a temporary folder that is
+    removed at the end. Fails if one value served differs from the one trained on.
+
+    Parameters
+    ----------
+    rows
+        Only the first flights of the year.
+    port
+        The gRPC port on loopback; 0 takes a free one.
+    json
+        Print the closing figures as one JSON document, as the last line.
+    """
+    from headwater.cli.demo.flights import check_extras
+
+    quiet_logs()
+    check_extras()
+    from rich.console import Console
+
+    from headwater.cli.demo.report import closing_figures, closing_table, complaint
+    from headwater.cli.demo.run import run_demo
+
+    with progress_bars() as progress:
+        figures = run_demo(rows=rows, port=port, progress=progress)
+    if json:
+        write_json(closing_figures(figures))
+    else:
+        Console().print(closing_table(figures))
+    problem = complaint(figures, everything=rows is None)
+    if problem:
+        raise HeadwaterError(problem)
+    return 0

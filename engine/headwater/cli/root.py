@@ -1,0 +1,92 @@
+"""The root of the command line: its commands, and how a failure leaves it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+from cyclopts import App, CycloptsError, Parameter
+
+import headwater
+from headwater.errors import HeadwaterError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["application", "run"]
+
+_USAGE = 2
+_INTERRUPTED = 130  # 128 and the signal's number, as shells do
+_DEBUG = "--debug"
+
+_HELP = """Define a feature once; stream it, serve it and train on it, to the last bit the same.
+
+Every command takes --debug, which shows the traceback of an error. Exit codes: 0 all right,
+1 a failure, 2 a wrong command or definition, 78 a wrong configuration, 130 interrupted.
+"""
+
+# Imported when called, so that help and version wait for nothing. The texts stand here for help.
+_COMMANDS = (
+    ("plan", "headwater.cli.plan:plan", "Check definitions and print the plan they compile to."),
+    ("serve", "headwater.cli.serve:serve", "Keep features fresh in a folder and serve gRPC."),
+    (
+        "training-set",
+        "headwater.cli.training_set:training_set",
+        "Write a spine with a service's features, as of each row's time.",
+    ),
+    (
+        "demo",
+        "headwater.cli.demo.command:demo",
+        "Stream a year of flights, serve, train, and compare every value.",
+    ),
+)
+
+
+def application() -> App:
+    """Return the application with every command, none of them imported yet."""
+    app = App(
+        name="headwater",
+        help=_HELP,
+        version=headwater.__version__,
+        default_parameter=Parameter(negative=()),
+        result_action="return_value",
+    )
+    for name, path, text in _COMMANDS:
+        app.command(path, name=name, help=text)
+    app.register_install_completion_command()
+    return app
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code, errors told in one line on stderr."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = _DEBUG in given
+    tokens = [token for token in given if token != _DEBUG]
+    try:
+        code = application()(tokens, exit_on_error=False, print_error=False)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except CycloptsError as error:
+        return _fail(_one_line(str(error)), _USAGE, debug=debug)
+    except HeadwaterError as error:
+        return _fail(_one_line(str(error)), error.exit_code, debug=debug)
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`): nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001 - the last stop: told in one line, or in full
+        return _fail(f"{type(error).__name__}: {_one_line(str(error))}", 1, debug=debug)
+    return code if isinstance(code, int) else 0
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _fail(message: str, code: int, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    sys.stderr.write(f"headwater: error: {message}\n")
+    return code

@@ -1,0 +1,56 @@
+"""`headwater serve`: a durable store in a folder, served over gRPC until it is told to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path  # noqa: TC003 - the command line reads the annotations
+from typing import TYPE_CHECKING
+
+import headwater as hw
+from headwater.cli.definitions_file import load_definitions
+from headwater.cli.output import quiet_logs, write_text
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+__all__ = ["serve"]
+
+_CHECK_S = 0.5
+_INTERRUPTED = 130
+
+
+def serve(file: str, /, *, path: Path, host: str = "127.0.0.1", port: int = 6566) -> int:
+    """Keep the features of a file fresh in a folder and serve gRPC, until Ctrl-C or SIGTERM.
+
+    Parameters
+    ----------
+    file
+        A Python file, or a module such as my.features.
+    path
+        The folder of the store; made if it isn't there, reopened as it was left if it is.
+    host
+        The address to listen on.
+    port
+        The port to listen on; 0 takes a free one.
+    """
+    quiet_logs()
+    parts = load_definitions(file)
+    stop = threading.Event()
+    got: list[int] = []
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        got.append(number)
+        stop.set()
+
+    before = {one: signal.signal(one, on_signal) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with hw.local(parts, path=path) as store:
+            server = store.serve(port, host=host)
+            write_text(f"serving {', '.join(sorted(store.plan.services))} on {server.target}")
+            while not stop.wait(_CHECK_S):
+                store.check()
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    return _INTERRUPTED if signal.SIGINT in got else 0

@@ -1,0 +1,1 @@
+"""What users write: frozen data about streams, entities, views and services."""

@@ -1,0 +1,110 @@
+"""Features in the making: rows grouped by an entity, over windows, aggregated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from headwater.definitions.aggregate import Aggregate
+from headwater.definitions.name import checked_name
+from headwater.definitions.window import Window
+from headwater.definitions.window import window as make_window
+from headwater.errors import DefinitionError, did_you_mean
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    import polars as pl
+
+    from headwater.definitions.entity import Entity
+    from headwater.definitions.stream import Rows
+
+__all__ = ["Feature", "Features", "Grouped", "Windowed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One column of a view: an aggregate over a window."""
+
+    name: str
+    aggregate: Aggregate
+    window: Window
+    dtype: pl.DataType
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """The whole dataflow of a view: rows, entity, windows and aggregates."""
+
+    rows: Rows
+    entity: Entity
+    on: tuple[str, ...]
+    windows: tuple[Window, ...]
+    features: tuple[Feature, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Windowed:
+    """Rows of an entity over windows, not yet aggregated."""
+
+    grouped: Grouped
+    windows: tuple[Window, ...]
+
+    def agg(self, **aggregates: Aggregate) -> Features:
+        """Name the aggregates; each is computed over each window as `name_window`."""
+        rows = self.grouped.rows
+        where = f'stream "{rows.stream.topic}", agg'
+        if not aggregates:
+            msg = f"{where}: names no aggregate; write e.g. agg(n=hw.count())"
+            raise DefinitionError(msg)
+        features = []
+        for name, aggregate in aggregates.items():
+            checked_name(name, f"{where}: feature")
+            if not isinstance(aggregate, Aggregate):
+                msg = (
+                    f"{where}: {name}={aggregate!r} is not an aggregate; write e.g."
+                    ' hw.mean("column")'
+                )
+                raise DefinitionError(msg)
+            if aggregate.column is not None and aggregate.column not in rows.schema:
+                hint = did_you_mean(aggregate.column, rows.schema)
+                msg = f'{where}: {name}={aggregate}: no column "{aggregate.column}".{hint}'
+                raise DefinitionError(msg)
+            dtype = aggregate.output_dtype(rows.schema)
+            features += [Feature(f"{name}_{w.name}", aggregate, w, dtype) for w in self.windows]
+        names = [feature.name for feature in features]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            msg = f"{where}: feature {twice[0]} is defined twice; rename an aggregate or a window"
+            raise DefinitionError(msg)
+        return Features(rows, self.grouped.entity, self.grouped.on, self.windows, tuple(features))
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """Rows grouped by an entity; `on` are the stream's columns that hold its key."""
+
+    rows: Rows
+    entity: Entity
+    on: tuple[str, ...]
+
+    def window(
+        self,
+        *windows: str | timedelta | Window,
+        hop: str | timedelta | None = None,
+        exact: bool = False,
+    ) -> Windowed:
+        """Choose windows, e.g. `window("1h", "lifetime")`; `hop` and `exact` apply to each."""
+        where = f'stream "{self.rows.stream.topic}", window'
+        if not windows:
+            msg = f'{where}: names no window; write e.g. window("1h", "7d")'
+            raise DefinitionError(msg)
+        made = tuple(
+            w if isinstance(w, Window) else make_window(w, hop=hop, exact=exact) for w in windows
+        )
+        names = [w.name for w in made]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            msg = f'{where}: window "{twice[0]}" is given twice; give one of them a name='
+            raise DefinitionError(msg)
+        return Windowed(self, made)

@@ -1,0 +1,109 @@
+"""Checkpoints: when they start, who writes them, and what they allow the exchange to forget."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from headwater.state.eviction import make_room
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from headwater.flow.metrics import Metrics
+    from headwater.flow.pipeline import Tick
+    from headwater.flow.settings import WorkerSettings
+    from headwater.state.memory import Memory
+    from headwater.state.shard import Checkpoint, Shard
+
+__all__ = ["Checkpoints"]
+
+
+class Checkpoints:
+    """Copies dirty rows out between batches and writes them on a thread of its own."""
+
+    def __init__(
+        self,
+        shards: Mapping[int, Shard],
+        memory: Memory,
+        settings: WorkerSettings,
+        metrics: Metrics,
+        *,
+        durable: bool,
+        forget: Callable[[int, int], None],
+    ) -> None:
+        self._shards = shards
+        self._memory = memory
+        self._settings = settings
+        self._metrics = metrics
+        self._durable = durable
+        self._forget = forget
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+        self._started_us: int | None = None
+        self._written_at: dict[int, int] = {}
+
+    def __call__(self, tick: Tick) -> None:
+        """Start a checkpoint when one is due; make room when memory is over its budget."""
+        self._metrics.state_bytes.labels("used").set(self._memory.used_bytes)
+        if self._memory.over_budget:
+            self.wait()
+            written = make_room(self._memory, self._shards.values())
+            self._metrics.checkpoint_bytes.inc(written)
+            self._note_written()
+            return
+        if self._started_us is None:
+            self._started_us = tick.now_us
+        if not self._durable or (self._writing is not None and not self._writing.done()):
+            return
+        rows = sum(shard.events_since_checkpoint for shard in self._shards.values())
+        waited_us = tick.now_us - self._started_us
+        if rows >= self._settings.checkpoint_rows or (
+            rows and waited_us >= self._settings.checkpoint_every_us
+        ):
+            self.start(tick.now_us)
+
+    def start(self, now_us: int) -> None:
+        """Copy what changed in every shard and hand it to the writer."""
+        self.wait()
+        self._started_us = now_us
+        with self._memory.lock:
+            taken = [
+                (shard, shard.begin_checkpoint())
+                for shard in self._shards.values()
+                if shard.next_offset > self._written_at.get(shard.number, -1)
+            ]
+        self._writing = self._executor.submit(self._write, taken)
+
+    def _write(self, taken: list[tuple[Shard, Checkpoint]]) -> None:
+        began = time.perf_counter()
+        for shard, checkpoint in taken:
+            self._metrics.checkpoint_bytes.inc(shard.write_checkpoint(checkpoint))
+        for shard, checkpoint in taken:
+            self._written_at[shard.number] = checkpoint.mark.next_offset
+        self._metrics.checkpoint_seconds.observe(time.perf_counter() - began)
+
+    def _note_written(self) -> None:
+        for shard in self._shards.values():
+            self._written_at[shard.number] = shard.next_offset
+
+    def wait(self) -> None:
+        """Wait for the checkpoint being written, if any, and raise what it raised."""
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    def close(self, now_us: int) -> None:
+        """Write a last checkpoint and flush, so that nothing is replayed at the next start."""
+        try:
+            self.wait()
+            if self._durable:
+                self.start(now_us)
+                self.wait()
+                for shard in self._shards.values():
+                    if shard.has_store:
+                        shard.store.flush()
+                        self._forget(shard.number, shard.next_offset)
+        finally:
+            self._executor.shutdown()

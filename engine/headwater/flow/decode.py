@@ -1,0 +1,86 @@
+"""Decoding: records of a source topic into typed rows, and what can't be one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from headwater_connectors.formats.codec import CODECS, Reject
+
+if TYPE_CHECKING:
+    from headwater.definitions.stream import Stream
+    from headwater_connectors.log.log import Records
+
+__all__ = ["VALUE_BYTES_MAX", "Decoder", "Rows"]
+
+# A decoded row is at most about twice its JSON (once as key, once as column), and must fit one
+# exchange record of 512 KiB.
+VALUE_BYTES_MAX = 192 * 1024
+
+# Years 1 to 9999, so that every event time can be shown as a date.
+_EARLIEST_US = -62_135_596_800_000_000
+_LATEST_US = 253_402_300_799_999_999
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Decoded rows of one run of records: `frame` has the system columns and the stream's."""
+
+    records: Records
+    frame: pl.DataFrame
+    rejects: list[Reject]
+
+
+class Decoder:
+    """Decodes one stream; every decision is a function of the record alone."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self._codec = CODECS[stream.format](stream.schema, VALUE_BYTES_MAX)
+        self._time = stream.event_time.microseconds(stream.schema).alias("__ts")
+
+    def decode(self, records: Records) -> Rows:
+        """Return the rows that decode, in order, and a reject for each record that doesn't."""
+        decoded = self._codec.decode(records.values)
+        frame = decoded.frame.with_columns(
+            pl.Series("__offset", records.offsets[decoded.rows]),
+            pl.Series("__arrival", records.timestamps_us[decoded.rows]),
+            self._time,
+        )
+        in_time = frame.select(
+            missing=pl.col("__ts").is_null(),
+            odd=~pl.col("__ts").is_between(_EARLIEST_US, _LATEST_US),
+            future=pl.col("__ts") > pl.col("__arrival") + self.stream.skew_us,
+        )
+        bad = (
+            in_time.select(pl.any_horizontal(pl.all().fill_null(value=False)))
+            .to_series()
+            .to_numpy()
+        )
+        rejects = list(decoded.rejects)
+        if bad.any():
+            rejects += [
+                self._time_reject(int(decoded.rows[i]), in_time.row(int(i)))
+                for i in np.flatnonzero(bad)
+            ]
+            rejects.sort(key=lambda reject: reject.row)
+            frame = frame.filter(pl.Series(~bad))
+        return Rows(records, frame, rejects)
+
+    def _time_reject(self, row: int, why: tuple[bool | None, ...]) -> Reject:
+        column = self.stream.event_time.column
+        missing, odd, _ = why
+        if missing:
+            return Reject(row, "no_event_time", f'column "{column}" is missing, null or not a time')
+        if odd:
+            return Reject(
+                row, "event_time_range", f'column "{column}" is outside the years 1 to 9999'
+            )
+        text = (
+            f'column "{column}" is more than {self.stream.skew_us / 1e6:g} s after the record\'s'
+            " own timestamp"
+        )
+        return Reject(row, "future_event_time", text)

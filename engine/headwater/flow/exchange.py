@@ -1,0 +1,110 @@
+"""Exchange records: a stretch of one lane's rows for one shard, as typed columns.
+
+A record is a little-endian u32 header length, a msgpack header, and an Arrow record batch without
+its schema (nothing for a progress record). Rows are ordered by source offset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import polars as pl
+import pyarrow as pa
+
+from headwater.errors import StateError
+
+if TYPE_CHECKING:
+    from headwater.definitions.stream import Stream
+    from headwater.plan.plan import Binding, Plan
+
+__all__ = ["EXCHANGE_TOPIC", "RECORD_BYTES_MAX", "Header", "Wire", "lane_of", "wires_of"]
+
+EXCHANGE_TOPIC = "exchange"
+RECORD_BYTES_MAX = 512 * 1024
+KEY = "__key"
+
+_FORMAT = 1
+_LENGTH_BYTES = 4
+
+
+class Header(msgspec.Struct, frozen=True, array_like=True):
+    """What a record covers: the offsets `(from_offset, to_offset]` of one lane."""
+
+    topic_id: str
+    binding: str
+    partition: int
+    from_offset: int
+    to_offset: int
+    rows: int
+    at_end: bool  # the source had nothing more when this was sent
+    format: int = _FORMAT
+
+    @property
+    def lane(self) -> str:
+        """The lane this record belongs to."""
+        return lane_of(self.topic_id, self.binding, self.partition)
+
+
+def lane_of(topic_id: str, binding: str, partition: int) -> str:
+    """Return the name of a lane: source topic id, binding and source partition."""
+    return f"{topic_id}|{binding}|{partition}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How the rows of a binding are written to and read from exchange records."""
+
+    binding: Binding
+    stream: Stream
+    schema: pa.Schema
+
+    def table(self, frame: pl.DataFrame, keys: pa.Array) -> pa.RecordBatch:
+        """Return rows as one record batch: key, offset, event time, then the stream's columns."""
+        columns = frame.select("__offset", "__ts", *self.stream.schema)
+        arrow = columns.to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks()
+        arrays = [
+            keys,
+            *(column.chunk(0) if column.num_chunks else _empty(column) for column in arrow),
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+    def encode(self, header: Header, rows: pa.RecordBatch | None) -> bytes:
+        """Return the record's bytes."""
+        head = msgspec.msgpack.encode(header)
+        body = b"" if rows is None else rows.serialize().to_pybytes()
+        return len(head).to_bytes(_LENGTH_BYTES, "little") + head + body
+
+    def decode(self, body: memoryview) -> pa.RecordBatch:
+        """Return a record's rows."""
+        return pa.ipc.read_record_batch(pa.py_buffer(body), self.schema)
+
+
+def _empty(column: pa.ChunkedArray) -> pa.Array:
+    return pa.array([], column.type)
+
+
+def split(value: bytes) -> tuple[Header, memoryview]:
+    """Return the header and the body of a record; raise StateError for another format."""
+    view = memoryview(value)
+    length = int.from_bytes(view[:_LENGTH_BYTES], "little")
+    header = msgspec.msgpack.decode(view[_LENGTH_BYTES : _LENGTH_BYTES + length], type=Header)
+    if header.format != _FORMAT:
+        msg = (
+            f"exchange record of format {header.format}, this version reads {_FORMAT}; run workers"
+            " of one version"
+        )
+        raise StateError(msg)
+    return header, view[_LENGTH_BYTES + length :]
+
+
+def wires_of(plan: Plan) -> dict[str, Wire]:
+    """Return the wire of each binding, by its id."""
+    return {binding.id: _wire(binding, plan.streams[binding.topic]) for binding in plan.bindings}
+
+
+def _wire(binding: Binding, stream: Stream) -> Wire:
+    empty = pl.DataFrame(schema={"__offset": pl.Int64, "__ts": pl.Int64, **stream.schema})
+    fields = empty.to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+    return Wire(binding, stream, pa.schema([pa.field(KEY, pa.large_binary()), *fields]))

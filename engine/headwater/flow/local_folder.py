@@ -1,0 +1,110 @@
+"""The folder of a durable local store: log, state, archive, and what was resolved once."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from headwater.errors import StateError
+from headwater.flow.starts import Start  # noqa: TC001 - msgspec reads it
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from headwater.flow.settings import WorkerSettings
+
+__all__ = ["LocalFolder"]
+
+_FORMAT = 1
+_META = "headwater.json"
+
+
+class _Meta(msgspec.Struct):
+    format: int
+    namespace: str
+    shards: int
+    starts: dict[str, Start]
+
+
+class LocalFolder:
+    """Checks that a folder is ours, or makes it so; knows where things lie in it."""
+
+    def __init__(self, path: Path, settings: WorkerSettings) -> None:
+        self.path = path
+        self._meta_path = path / _META
+        if path.exists() and not path.is_dir():
+            msg = f"{path} is a file; give a folder for the store"
+            raise StateError(msg)
+        if self._meta_path.exists():
+            self._meta = self._read()
+            self._check(settings)
+            return
+        if path.exists() and any(path.iterdir()):
+            msg = (
+                f"folder {path} holds other files and no Headwater store; give an empty or a new"
+                " folder"
+            )
+            raise StateError(msg)
+        path.mkdir(parents=True, exist_ok=True)
+        self._meta = _Meta(_FORMAT, settings.namespace, settings.shards, {})
+        self._write()
+
+    def _read(self) -> _Meta:
+        try:
+            raw = msgspec.json.decode(self._meta_path.read_bytes())
+            if raw.get("format") != _FORMAT:
+                msg = (
+                    f"folder {self.path} has store format {raw.get('format')}, this version reads"
+                    f" {_FORMAT}; open it with the version that wrote it, or use a new folder"
+                )
+                raise StateError(msg)
+            return msgspec.convert(raw, _Meta)
+        except (msgspec.DecodeError, msgspec.ValidationError, AttributeError) as error:
+            msg = f"{self._meta_path} can't be read ({error}); restore it, or use a new folder"
+            raise StateError(msg) from error
+
+    def _check(self, settings: WorkerSettings) -> None:
+        if (self._meta.namespace, self._meta.shards) != (settings.namespace, settings.shards):
+            msg = (
+                f'folder {self.path} is of namespace "{self._meta.namespace}" with'
+                f" {self._meta.shards}"
+                f' shards, asked for "{settings.namespace}" with {settings.shards}; use the same'
+                " settings"
+                " or a new folder"
+            )
+            raise StateError(msg)
+
+    def _write(self) -> None:
+        temporary = self._meta_path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(self._meta)))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._meta_path)
+
+    @property
+    def log(self) -> Path:
+        """The log's folder."""
+        return self.path / "log"
+
+    @property
+    def archive(self) -> Path:
+        """The archive's folder."""
+        return self.path / "archive"
+
+    @property
+    def state(self) -> Path:
+        """The folder of the shards' stores."""
+        return self.path / "state"
+
+    def starts(self) -> dict[str, Start]:
+        """Where each stream's history begins, as resolved when it was first opened."""
+        return self._meta.starts
+
+    def keep_starts(self, starts: dict[str, Start]) -> None:
+        """Write down where streams begin."""
+        if starts != self._meta.starts:
+            self._meta.starts = starts
+            self._write()

@@ -1,0 +1,53 @@
+"""Metrics of one worker, in a registry of its own."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+__all__ = ["Metrics"]
+
+
+class Metrics:
+    """Counters and gauges; labels are bounded: topics, views, reasons, shards, never keys."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.rows = Counter(
+            "headwater_rows", "Rows by what became of them", ["topic", "outcome"], registry=registry
+        )
+        self.dead_letters = Counter(
+            "headwater_dead_letters", "Records that could not be rows", ["topic", "reason"],
+            registry=registry,
+        )  # fmt: skip
+        self.view_rows = Counter(
+            "headwater_view_rows", "Rows by what a view made of them", ["view", "outcome"],
+            registry=registry,
+        )  # fmt: skip
+        self.unusable_values = Counter(
+            "headwater_unusable_values",
+            "Values that count as null: NaN, infinite, or outside an aggregate's range",
+            ["view"],
+            registry=registry,
+        )
+        self.late_rows = Gauge(
+            "headwater_late_rows", "Events too late for every window", ["view"], registry=registry
+        )
+        self.holes = Counter(
+            "headwater_exchange_holes", "Stretches missing from the exchange", ["shard"],
+            registry=registry,
+        )  # fmt: skip
+        self.state_bytes = Gauge(
+            "headwater_state_bytes", "Row memory in use", ["kind"], registry=registry
+        )
+        self.backlog_rows = Gauge(
+            "headwater_backlog_rows", "Rows on the exchange not yet applied", registry=registry
+        )
+        self.checkpoint_seconds = Histogram(
+            "headwater_checkpoint_duration_seconds", "Time to write a checkpoint", registry=registry
+        )
+        self.checkpoint_bytes = Counter(
+            "headwater_checkpoint_bytes", "Bytes of rows written by checkpoints", registry=registry
+        )
+        self.archived_rows = Counter(
+            "headwater_archived_rows", "Rows written to the archive", ["topic"], registry=registry
+        )

@@ -1,0 +1,72 @@
+"""Pipelines: a source and the stages its batches go through, whoever drives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from headwater_connectors.log.log import Consumer, Records
+
+__all__ = ["Batches", "LogSource", "Pipeline", "Source", "Stage", "Tick"]
+
+# Columnar batches: Records, frames, or a Tick. Never single events.
+Batches = Sequence[Any]
+Stage = Callable[[Batches], Batches]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passing: comes with every poll, so that stages need no clock of their own."""
+
+    now_us: int
+    idle: bool  # the source had nothing this time
+
+
+class Source(Protocol):
+    """Where batches come from."""
+
+    def poll(self) -> Batches:
+        """Return what is there now, without waiting; it ends with a Tick."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what the source holds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """A source and its stages; each stage takes and gives batches."""
+
+    name: str
+    source: Source
+    stages: tuple[Stage, ...]
+
+
+class LogSource:
+    """Polls a consumer; while `paused` says so, it only lets time pass."""
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        *,
+        records_max: int,
+        clock: Callable[[], int],
+        paused: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._consumer = consumer
+        self._records_max = records_max
+        self._clock = clock
+        self._paused = paused
+
+    def poll(self) -> Batches:
+        """Return the records that are there, one batch per partition, and a Tick."""
+        paused = self._paused()
+        found: list[Records] = [] if paused else self._consumer.poll(self._records_max, 0.0)
+        return [*found, Tick(self._clock(), idle=not found and not paused)]
+
+    def close(self) -> None:
+        """Close the consumer."""
+        self._consumer.close()

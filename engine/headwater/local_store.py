@@ -1,0 +1,314 @@
+"""`hw.local`: log, worker and store in this process, in memory or in a folder."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import polars as pl
+
+from headwater.errors import HeadwaterError, NotFoundError, did_you_mean
+from headwater.flow import plain_driver
+from headwater.flow.local_folder import LocalFolder
+from headwater.flow.settings import WorkerSettings
+from headwater.flow.starts import Start, resolve_start, us_of
+from headwater.flow.worker import Worker
+from headwater.offline.sources import ArchiveEvents, LogEvents, ParquetEvents
+from headwater.offline.training_set import training_set
+from headwater.plan.plan import compile_plan
+from headwater.state.store import Stores
+from headwater_connectors.archive.archive import Archive
+from headwater_connectors.archive.blobs import FolderBlobs
+from headwater_connectors.log.embedded import EmbeddedLog
+from headwater_connectors.log.memory import MemoryLog
+from headwater_serving.inputs import input_columns, name_of_input, series_of
+from headwater_serving.server import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
+    from types import TracebackType
+
+    from headwater.definitions.service import Service
+    from headwater.definitions.view import View
+    from headwater.flow.answer import Answer, ServiceInfo
+    from headwater.offline.sources import EventSource
+    from headwater.plan.plan import Plan
+    from headwater_connectors.log.log import Log
+
+__all__ = ["LocalStore", "local"]
+
+_SETTLE_POLL_S = 0.002
+
+
+def _clock_us() -> int:
+    return time.time_ns() // 1_000
+
+
+def local(
+    parts: Sequence[Service | View],
+    *,
+    path: str | Path | None = None,
+    partitions: int = 1,
+    settings: WorkerSettings | None = None,
+    driver: Callable[[Sequence[Any], threading.Event], None] = plain_driver.run,
+    clock: Callable[[], int] = _clock_us,
+) -> LocalStore:
+    """Open a store of these services and views in this process.
+
+    Without `path` everything is in memory and gone when the store is closed; with it the folder
+    holds the log, the state and the archive, and is reopened as it was left. Any time can be read
+    unless `settings.read_back_us` says otherwise. Raises ConfigError for a folder in use and
+    StateError for one that doesn't fit these definitions.
+    """
+    chosen = settings or WorkerSettings(namespace="local", shards=4, read_back_us=None)
+    return LocalStore(compile_plan(parts), path, partitions, chosen, driver, clock)
+
+
+class LocalStore:
+    """A store in this process; use it as a context manager."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        path: str | Path | None,
+        partitions: int,
+        settings: WorkerSettings,
+        driver: Callable[[Sequence[Any], threading.Event], None],
+        clock: Callable[[], int],
+    ) -> None:
+        self.plan = plan
+        self.clock = clock
+        self._folder = LocalFolder(Path(path), settings) if path is not None else None
+        self._stores = Stores(self._folder.state if self._folder is not None else None)
+        self._closed = False
+        self._error: BaseException | None = None
+        self._servers: list[Server] = []
+        self.log: Log = (
+            MemoryLog(clock=clock)
+            if self._folder is None
+            else EmbeddedLog(self._folder.log, clock=clock)
+        )
+        try:
+            self._worker = self._open_worker(partitions, settings)
+            self._start(driver)
+        except BaseException:
+            self.log.close()
+            raise
+
+    def _open_worker(self, partitions: int, settings: WorkerSettings) -> Worker:
+        folder = self._folder
+        known = folder.starts() if folder is not None else {}
+        starts: dict[str, Start] = {}
+        for name, stream in self.plan.streams.items():
+            self.log.create_topic(name, partitions=partitions, append_time=False)
+            starts[name] = known.get(name) or resolve_start(self.log, stream, self.clock)
+        archive = None
+        if folder is not None:
+            folder.keep_starts({**known, **starts})
+            archive = Archive(FolderBlobs(folder.archive), stamp=str(self.plan.stamp))
+        return Worker(
+            self.plan,
+            self.log,
+            settings,
+            clock=self.clock,
+            starts=starts,
+            stores=self._stores,
+            archive=archive,
+        )
+
+    def _start(self, driver: Callable[[Sequence[Any], threading.Event], None]) -> None:
+        self._stop = threading.Event()
+        groups = self._worker.pipelines()
+        self._pipelines = [pipeline for group in groups for pipeline in group]
+        self._threads = [
+            threading.Thread(
+                target=self._drive, args=(driver, group), name=f"headwater-{i}", daemon=True
+            )
+            for i, group in enumerate(groups)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _drive(
+        self, driver: Callable[[Sequence[Any], threading.Event], None], group: Sequence[Any]
+    ) -> None:
+        try:
+            driver(group, self._stop)
+        except BaseException as error:  # noqa: BLE001 - kept, and raised by the next call
+            self._error = error
+            self._stop.set()
+
+    def check(self) -> None:
+        """Raise what stopped a task, if one did, or HeadwaterError if the store is closed."""
+        self._check()
+
+    def _check(self) -> None:
+        if self._error is not None:
+            if isinstance(self._error, HeadwaterError):
+                raise self._error
+            msg = f"the store has stopped: {type(self._error).__name__}: {self._error}"
+            raise HeadwaterError(msg) from self._error
+        if self._closed:
+            msg = "the store is closed; open it again with hw.local(...)"
+            raise HeadwaterError(msg)
+
+    def push(
+        self,
+        topic: str,
+        rows: pl.DataFrame | Sequence[Mapping[str, Any]],
+        *,
+        arrival: datetime | None = None,
+    ) -> None:
+        """Append rows to a stream as JSON events; `arrival` is their timestamp (default: now).
+
+        Raises NotFoundError for a stream no view uses. Rows that can't be events end up in the
+        topic's dead letters, as they would in production.
+        """
+        self._check()
+        if topic not in self.plan.streams:
+            known = ", ".join(sorted(self.plan.streams))
+            msg = (
+                f'no stream "{topic}" in this store (known:'
+                f" {known}).{did_you_mean(topic, self.plan.streams)}"
+            )
+            raise NotFoundError(msg)
+        frame = (
+            rows if isinstance(rows, pl.DataFrame) else pl.DataFrame(rows, infer_schema_length=None)
+        )
+        self.push_bytes(topic, frame.write_ndjson().encode().splitlines(), arrival=arrival)
+
+    def push_bytes(
+        self, topic: str, values: Sequence[bytes], *, arrival: datetime | None = None
+    ) -> None:
+        """Append raw records, spread over the partitions in runs."""
+        self._check()
+        count = self.log.topic(topic).partitions
+        stamp = self.clock() if arrival is None else us_of(arrival)
+        producer = self.log.producer()
+        try:
+            size = -(-len(values) // count)
+            for partition in range(count):
+                part = values[partition * size : (partition + 1) * size]
+                if part:
+                    producer.send_many(topic, partition, part, timestamps_us=[stamp] * len(part))
+            producer.flush()
+        finally:
+            producer.close()
+
+    def settle(self, timeout_s: float = 120.0) -> None:
+        """Wait until everything pushed so far can be read; raise what stopped a task, if any."""
+        self._check()
+        ends = {topic: self.log.end_offsets(topic) for topic in self.plan.streams}
+        deadline = time.monotonic() + timeout_s
+        while not self._worker.is_applied(ends):
+            self._check()
+            if time.monotonic() > deadline:
+                msg = f"not settled after {timeout_s:g} s; give settle() a longer timeout_s"
+                raise HeadwaterError(msg)
+            time.sleep(_SETTLE_POLL_S)
+
+    @property
+    def worker(self) -> Worker:
+        """The worker, with its shards, metrics and reader."""
+        return self._worker
+
+    def online(self, service: str, *, at: datetime | None = None, **inputs: object) -> pl.DataFrame:
+        """Return a service's features, one row per value given, as a frame.
+
+        Entities and request inputs are keywords; `at` is the read time (default: now).
+        """
+        return self.answer(service, at=at, **inputs).values
+
+    def answer(self, service: str, *, at: datetime | None = None, **inputs: object) -> Answer:
+        """Return a service's features with statuses, read time and exchange offsets."""
+        self._check()
+        info = self._worker.reader.describe(service)
+        frame = pl.DataFrame(input_columns(info, _columns_of(info, inputs)))
+        return self._worker.reader.read(info, frame, None if at is None else us_of(at))
+
+    def training_set(
+        self,
+        service: str,
+        spine: pl.DataFrame | pl.LazyFrame,
+        *,
+        time: str,
+        as_of: str = "event",
+        events: Mapping[str, pl.LazyFrame | pl.DataFrame | str | Path] | None = None,
+        progress: bool = False,
+    ) -> pl.LazyFrame:
+        """Return the spine with a service's features at each row's time.
+
+        `time` names the spine's datetime column (with a time zone). History is what was pushed, or
+        Parquet files or lazy frames by stream in `events`.
+        """
+        self._check()
+        return training_set(
+            self.plan,
+            service,
+            spine,
+            time=time,
+            as_of=as_of,
+            source=self._events(events),
+            progress=progress,
+        )
+
+    def _events(
+        self, events: Mapping[str, pl.LazyFrame | pl.DataFrame | str | Path] | None
+    ) -> EventSource:
+        if events is not None:
+            return ParquetEvents(self.plan, events)
+        if self._worker.archive is not None:
+            return ArchiveEvents(self.plan, self._worker.archive, self.log, self._worker.starts)
+        return LogEvents(self.log, self._worker.starts)
+
+    def serve(self, port: int = 6566, *, host: str = "127.0.0.1") -> Server:
+        """Answer gRPC on loopback until the store is closed; port 0 takes a free one."""
+        self._check()
+        server = Server(self._worker.reader, host=host, port=port)
+        server.start()
+        self._servers.append(server)
+        return server
+
+    def close(self) -> None:
+        """Stop serving and streaming; with a folder, write everything down first."""
+        if self._closed:
+            return
+        self._closed = True
+        for server in self._servers:
+            server.stop()
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        try:
+            if self._error is None:
+                self._worker.close()
+        finally:
+            for pipeline in self._pipelines:
+                pipeline.source.close()
+            self.log.close()
+            self._stores.close()
+
+    def __enter__(self) -> Self:
+        """Return the open store."""
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        """Close the store."""
+        self.close()
+
+
+def _columns_of(info: ServiceInfo, inputs: Mapping[str, object]) -> dict[str, pl.Series]:
+    columns = {}
+    for name, values in inputs.items():
+        target = name_of_input(info, name)
+        wanted = info.join_keys.get(target) or info.request_inputs[target]
+        columns[name] = series_of(name, values, wanted, f'input "{name}"')
+    return columns

@@ -1,0 +1,185 @@
+"""History of one view for the entities of a spine: in memory, or in a few files by entity."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from headwater.definitions.expression import Filter, apply_steps
+from headwater.offline.point_in_time import Events, no_events
+from headwater.state.events import event_words, positions_of
+from headwater.state.keys import canonical_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    import polars as pl
+    from numpy.typing import NDArray
+
+    from headwater.offline.sources import EventSource
+    from headwater.plan.plan import ViewPlan
+    from headwater.state.key_index import KeyIndex
+
+__all__ = ["EVENTS_PER_BUCKET_MAX", "Arrived", "History", "Sight"]
+
+EVENTS_PER_BUCKET_MAX = 6_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """Events of one partition: times and arrivals (n, µs), positions, key hashes."""
+
+    times: NDArray[np.int64]
+    arrivals: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    hashes: NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """How much of history each read sees: the events whose `visible` is below its `seen` (n).
+
+    `ages`: within an entity, reads that see more are never earlier.
+    """
+
+    seen: NDArray[np.int64]
+    visible: Callable[[Arrived], NDArray[np.int64]]
+    ages: bool
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """Events of a run of entities; in memory until it is told to spill."""
+
+    slots: list[NDArray[np.int32]] = field(default_factory=list)
+    words: list[NDArray[np.uint64]] = field(default_factory=list)
+    visible: list[NDArray[np.int64]] = field(default_factory=list)
+
+
+class History:
+    """Gathers a view's events once, and hands them out by bucket of entities.
+
+    Memory holds one bucket at a time when there is more than one: the others lie in a temporary
+    folder that goes when this is closed.
+    """
+
+    def __init__(
+        self,
+        view: ViewPlan,
+        index: KeyIndex,
+        visible: Callable[[Arrived], NDArray[np.int64]],
+        *,
+        events: int,
+    ) -> None:
+        self._view = view
+        self._index = index
+        self._visible = visible
+        self.entities = len(index)
+        self.buckets = max(1, -(-events // EVENTS_PER_BUCKET_MAX))
+        self._kept = [_Bucket() for _ in range(self.buckets)]
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if self.buckets > 1:
+            self._folder = tempfile.TemporaryDirectory(prefix="headwater-history-")
+
+    def columns(self) -> list[str]:
+        """Return the stream columns the view needs: keys, row logic and aggregates."""
+        schema = self._view.stream.schema
+        names = set(self._view.binding.columns) | {one.column for one in self._view.layout.inputs}
+        for step in self._view.steps:
+            exprs = [step.expr] if isinstance(step, Filter) else [expr for _, expr in step.exprs]
+            names.update(root for expr in exprs for root in expr.meta.root_names())
+        return [name for name in schema if name in names]
+
+    def read(self, source: EventSource, progress: Callable[[int], None]) -> None:
+        """Take in the view's whole history."""
+        for partition, frame in source.scan(self._view.stream, self.columns()):
+            self._take(partition, frame)
+            progress(frame.height)
+
+    def _take(self, partition: int, frame: pl.DataFrame) -> None:
+        keys = canonical_keys(frame, self._view.binding.columns)
+        slots = self._index.find(keys)
+        hashes = keys.hashes
+        known = np.flatnonzero((slots >= 0) & keys.valid)
+        if len(known) < frame.height:
+            frame = frame[known]
+            slots, hashes = slots[known], hashes[known]
+        rows, kept, _ = apply_steps(frame, self._view.steps)
+        times = frame["__ts"].to_numpy()[kept]
+        positions = positions_of(partition, frame["__offset"].to_numpy()[kept])
+        words, _ = event_words(self._view.layout, rows, times, positions)
+        arrivals = frame["__arrival"].to_numpy()[kept]
+        visible = self._visible(Arrived(times, arrivals, positions, hashes[kept]))
+        self._add(slots[kept], words, visible)
+
+    def _add(
+        self, slots: NDArray[np.int32], words: NDArray[np.uint64], visible: NDArray[np.int64]
+    ) -> None:
+        if self.buckets == 1:
+            bucket = self._kept[0]
+            bucket.slots.append(slots)
+            bucket.words.append(words)
+            bucket.visible.append(visible)
+            return
+        number = slots.astype(np.int64) * self.buckets // self.entities
+        for b in range(self.buckets):
+            rows = np.flatnonzero(number == b)
+            if len(rows):
+                self._append(b, "slots", slots[rows])
+                self._append(b, "words", words[rows])
+                self._append(b, "visible", visible[rows])
+
+    def _append(self, bucket: int, name: str, values: NDArray[np.generic]) -> None:
+        assert self._folder is not None
+        with (Path(self._folder.name) / f"{bucket}.{name}").open("ab") as file:
+            file.write(np.ascontiguousarray(values).data)
+
+    def bounds(self, bucket: int) -> tuple[int, int]:
+        """Return the first entity of a bucket and the first of the next."""
+        first = -(-bucket * self.entities // self.buckets)
+        return first, -(-(bucket + 1) * self.entities // self.buckets)
+
+    def bucket(self, number: int) -> Events:
+        """Return the events of a bucket; slots count from the bucket's first entity."""
+        first, _ = self.bounds(number)
+        if self.buckets == 1:
+            kept = self._kept[0]
+            if not kept.slots:
+                return no_events(self._view.layout)
+            if len(kept.slots) == 1:
+                return Events(kept.slots[0], kept.words[0], kept.visible[0])
+            return Events(
+                np.concatenate(kept.slots), np.concatenate(kept.words), np.concatenate(kept.visible)
+            )
+        slots = self._load(number, "slots", np.dtype(np.int32)) - np.int32(first)
+        width = self._view.layout.event_words
+        words = self._load(number, "words", np.dtype(np.uint64)).reshape(-1, width)
+        return Events(slots, words, self._load(number, "visible", np.dtype(np.int64)))
+
+    def _load(self, bucket: int, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+        assert self._folder is not None
+        path = Path(self._folder.name) / f"{bucket}.{name}"
+        return np.fromfile(path, dtype) if path.exists() else np.empty(0, dtype)
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        """Remove the temporary folder."""
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the buckets' numbers."""
+        return iter(range(self.buckets))

@@ -1,0 +1,183 @@
+"""Where history comes from: the log, the archive and the log's tail, or Parquet files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import polars as pl
+
+from headwater.errors import NotFoundError, did_you_mean
+from headwater.flow.answer import RequestError
+from headwater.flow.decode import Decoder
+from headwater.state.events import SYSTEM_COLUMNS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from headwater.definitions.stream import Stream
+    from headwater.flow.starts import Start
+    from headwater.plan.plan import Plan
+    from headwater_connectors.archive.archive import Archive
+    from headwater_connectors.log.log import Log
+
+__all__ = ["ArchiveEvents", "EventSource", "LogEvents", "ParquetEvents"]
+
+_BATCH_ROWS = 500_000
+_POLL_RECORDS = 65_536
+
+
+class EventSource(Protocol):
+    """History by stream."""
+
+    def rows(self, stream: Stream) -> int:
+        """Return about how many events there are."""
+        ...
+
+    def scan(self, stream: Stream, columns: Sequence[str]) -> Iterator[tuple[int, pl.DataFrame]]:
+        """Yield (partition, frame) with the system columns and `columns`, a batch at a time."""
+        ...
+
+
+class LogEvents:
+    """What is in the log now, from where each stream begins."""
+
+    def __init__(
+        self,
+        log: Log,
+        starts: Mapping[str, Start],
+        *,
+        after: Mapping[str, Mapping[int, int]] | None = None,
+    ) -> None:
+        self._log = log
+        self._starts = starts
+        self._after = after or {}
+
+    def rows(self, stream: Stream) -> int:
+        """Return how many records there are."""
+        ends = self._log.end_offsets(stream.topic)
+        return sum(max(0, end - self._first(stream.topic, p)) for p, end in enumerate(ends))
+
+    def _first(self, topic: str, partition: int) -> int:
+        done = self._after.get(topic, {}).get(partition)
+        return self._starts[topic].positions[partition] if done is None else done + 1
+
+    def scan(self, stream: Stream, columns: Sequence[str]) -> Iterator[tuple[int, pl.DataFrame]]:
+        """Yield decoded rows up to the ends the log has when this starts."""
+        ends = self._log.end_offsets(stream.topic)
+        first = {p: self._first(stream.topic, p) for p, end in enumerate(ends)}
+        left = {p: end for p, end in enumerate(ends) if end > first[p]}
+        decoder = Decoder(stream)
+        consumer = self._log.consumer(None)
+        try:
+            consumer.assign(stream.topic, {p: first[p] for p in left})
+            while left:
+                for records in consumer.poll(_POLL_RECORDS, 1.0):
+                    end = left.get(records.partition)
+                    if end is None:
+                        continue
+                    frame = decoder.decode(records).frame
+                    if records.next_offset >= end:
+                        del left[records.partition]
+                        frame = frame.filter(pl.col("__offset") < end)
+                    yield records.partition, frame.select(*SYSTEM_COLUMNS, *columns)
+        finally:
+            consumer.close()
+
+
+class ArchiveEvents:
+    """The archive, and above its frontier the log."""
+
+    def __init__(self, plan: Plan, archive: Archive, log: Log, starts: Mapping[str, Start]) -> None:
+        self._archive = archive
+        self._ids = {name: log.topic(name).id for name in plan.streams}
+        self._stretches: dict[str, dict[int, tuple[int, int]]] = {name: {} for name in self._ids}
+        after: dict[str, dict[int, int]] = {name: {} for name in self._ids}
+        # Positions before the snapshot: what is archived from here on is read from the log.
+        for name, topic_id in self._ids.items():
+            for partition, start in starts[name].positions.items():
+                done = archive.position(name, topic_id, partition)
+                if done is not None:
+                    after[name][partition] = done
+                    self._stretches[name][partition] = (start - 1, done)
+        self._snapshot = archive.snapshot(self._ids)
+        self._tail = LogEvents(log, starts, after=after)
+
+    def rows(self, stream: Stream) -> int:
+        """Return how many rows and records there are."""
+        topic_id = self._ids[stream.topic]
+        return self._archive.rows(stream.topic, topic_id, self._snapshot) + self._tail.rows(stream)
+
+    def scan(self, stream: Stream, columns: Sequence[str]) -> Iterator[tuple[int, pl.DataFrame]]:
+        """Yield the archive's rows, then the log's."""
+        topic_id = self._ids[stream.topic]
+        for partition, frame in self._archive.scan(
+            stream.topic,
+            topic_id,
+            columns=columns,
+            snapshot=self._snapshot,
+            stretches=self._stretches[stream.topic],
+            batch_rows=_BATCH_ROWS,
+        ):
+            yield partition, frame.select(*SYSTEM_COLUMNS, *columns)
+        yield from self._tail.scan(stream, columns)
+
+
+class ParquetEvents:
+    """Events in lazy frames or Parquet files, one per stream, all in partition 0 in row order."""
+
+    def __init__(
+        self, plan: Plan, events: Mapping[str, pl.LazyFrame | pl.DataFrame | str | Path]
+    ) -> None:
+        self._frames: dict[str, pl.LazyFrame] = {}
+        for topic, given in events.items():
+            if topic not in plan.streams:
+                msg = f'events: no stream "{topic}" in the plan.{did_you_mean(topic, plan.streams)}'
+                raise NotFoundError(msg)
+            self._frames[topic] = (
+                pl.scan_parquet(given) if isinstance(given, str | Path) else given.lazy()
+            )
+
+    def _frame(self, stream: Stream) -> pl.LazyFrame:
+        if stream.topic not in self._frames:
+            msg = f'events: nothing given for stream "{stream.topic}"; add it to events='
+            raise RequestError(msg)
+        frame = self._frames[stream.topic]
+        names = frame.collect_schema().names()
+        for name, dtype in stream.schema.items():
+            if name not in names:
+                msg = (
+                    f'events for stream "{stream.topic}": no column'
+                    f' "{name}".{did_you_mean(name, names)}'
+                )
+                raise RequestError(msg)
+            given = frame.collect_schema()[name]
+            if given != dtype:
+                msg = (
+                    f'events for stream "{stream.topic}": column "{name}" is {given}, the stream'
+                    f" says {dtype}; cast it"
+                )
+                raise RequestError(msg)
+        return frame
+
+    def rows(self, stream: Stream) -> int:
+        """Return how many rows there are."""
+        return int(self._frame(stream).select(pl.len()).collect().item())
+
+    def scan(self, stream: Stream, columns: Sequence[str]) -> Iterator[tuple[int, pl.DataFrame]]:
+        """Yield the rows with an event time; the arrival is the event time."""
+        time = stream.event_time.microseconds(stream.schema)
+        wanted = list(dict.fromkeys([*columns, stream.event_time.column]))
+        first = 0
+        for batch in (
+            self._frame(stream)
+            .select(wanted)
+            .collect_batches(chunk_size=_BATCH_ROWS, maintain_order=True)
+        ):
+            frame = batch.with_columns(
+                time.alias("__ts"),
+                pl.Series("__offset", np.arange(first, first + batch.height)),
+            ).with_columns(__arrival=pl.col("__ts"))
+            first += batch.height
+            yield 0, frame.filter(pl.col("__ts").is_not_null()).select(*SYSTEM_COLUMNS, *columns)

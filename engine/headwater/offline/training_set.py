@@ -1,0 +1,193 @@
+"""Training sets: a spine of entities and times, with a service's features as they were then."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from headwater.errors import did_you_mean
+from headwater.flow.answer import RequestError
+from headwater.offline.history import History, Sight
+from headwater.offline.point_in_time import Events, Reads, features_at, no_events
+from headwater.state.events import feature_columns
+from headwater.state.group import Values
+from headwater.state.key_index import KeyIndex
+from headwater.state.keys import Keys, canonical_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from headwater.offline.sources import EventSource
+    from headwater.plan.plan import Plan, ServicePlan, ViewPlan
+
+__all__ = ["service_columns", "training_set", "view_values"]
+
+AS_OF = ("event", "arrival")
+
+
+def training_set(
+    plan: Plan,
+    service: str,
+    spine: pl.DataFrame | pl.LazyFrame,
+    *,
+    time: str,
+    source: EventSource,
+    as_of: str = "event",
+    progress: bool = False,
+) -> pl.LazyFrame:
+    """Return the spine's rows, in order, with the service's features at each row's time.
+
+    With `as_of="event"` a row sees the events before its time, however late they came; with
+    "arrival" only those that had also arrived by then. Raises RequestError for a spine without
+    the entities' keys, request inputs, or a datetime column `time` with a time zone.
+    """
+    found = plan.service(service)
+    rows = spine.lazy().collect()
+    if as_of not in AS_OF:
+        msg = f'as_of "{as_of}" is neither "event" nor "arrival".{did_you_mean(as_of, AS_OF)}'
+        raise RequestError(msg)
+    times = _times(rows, time)
+    _check_columns(rows, found)
+    values: dict[str, list[pl.Series]] = {}
+    for view in found.views:
+        total = source.rows(view.stream)
+        with _bar(f"{view.view.name}: events", total, shown=progress) as advance:
+            keys = canonical_keys(_keyed(rows, view), view.entity.key)
+            sight = _sight(as_of, times)
+            got = view_values(view, keys, times, sight, source, events=total, advance=advance)
+        values[view.view.name] = feature_columns(view.layout, view.feature_names, got)
+    columns = service_columns(found, rows, values)
+    clash = [column.name for column in columns if column.name in rows.columns]
+    if clash:
+        msg = f'spine: column "{clash[0]}" has the name of a feature; rename it in the spine'
+        raise RequestError(msg)
+    return rows.hstack(columns).lazy()
+
+
+def view_values(
+    view: ViewPlan,
+    keys: Keys,
+    times: NDArray[np.int64],
+    sight: Sight,
+    source: EventSource,
+    *,
+    events: int,
+    advance: Callable[[int], None],
+) -> Values:
+    """Return a view's features for keys at `times` (n, µs), reading history once.
+
+    `events` is about how many the source has; `advance` is told of each batch of them.
+    """
+    index = KeyIndex(max(16, len(keys)))
+    slots = index.find_or_add(keys)
+    result = Values(len(keys), len(view.layout.output_dtypes))
+
+    def put(rows: NDArray[np.int64], first: int, last: int, found: Events) -> None:
+        at = np.maximum(slots[rows] - first, 0).astype(np.int32)
+        reads = Reads(at, times[rows], sight.seen[rows], ages=sight.ages)
+        part = features_at(view.layout, last - first, found, reads)
+        result.bits[rows] = part.bits
+        result.valid[rows] = part.valid
+        result.found[rows] = part.found
+
+    with History(view, index, sight.visible, events=events) as history:
+        history.read(source, advance)
+        for bucket in history:
+            first, last = history.bounds(bucket)
+            rows = np.flatnonzero((slots >= first) & (slots < last))
+            if len(rows):
+                put(rows, first, last, history.bucket(bucket))
+    unkeyed = np.flatnonzero(slots < 0)
+    if len(unkeyed):
+        # A null key is an entity that never had an event.
+        put(unkeyed, 0, 1, no_events(view.layout))
+    return result
+
+
+def _sight(as_of: str, times: NDArray[np.int64]) -> Sight:
+    if as_of == "event":
+        return Sight(times, lambda events: events.times, ages=True)
+    # Seen at t if ts < t and arrival <= t, that is if max(ts + 1, arrival) < t + 1.
+    return Sight(times + 1, lambda events: np.maximum(events.times + 1, events.arrivals), ages=True)
+
+
+def _times(rows: pl.DataFrame, time: str) -> NDArray[np.int64]:
+    if time not in rows.columns:
+        msg = f'spine: no time column "{time}".{did_you_mean(time, rows.columns)}'
+        raise RequestError(msg)
+    series = rows[time]
+    dtype = series.dtype
+    if not isinstance(dtype, pl.Datetime):
+        msg = f'spine: time column "{time}" is {dtype}; make it a datetime with a time zone'
+        raise RequestError(msg)
+    if dtype.time_zone is None:
+        msg = (
+            f'spine: time column "{time}" has no time zone;'
+            f' write pl.col("{time}").dt.replace_time_zone("UTC") if it is UTC'
+        )
+        raise RequestError(msg)
+    if series.null_count():
+        msg = (
+            f'spine: time column "{time}" has {series.null_count()} nulls; fill or drop those rows'
+        )
+        raise RequestError(msg)
+    return series.dt.cast_time_unit("us").to_physical().to_numpy()
+
+
+def _check_columns(rows: pl.DataFrame, found: ServicePlan) -> None:
+    for view in found.views:
+        for name, dtype in view.key_dtypes.items():
+            _check_column(rows, name, dtype, f'key of entity "{view.entity.name}"')
+    for on_demand in found.service.on_demands:
+        for one in on_demand.request:
+            _check_column(rows, one.name, one.dtype, f'request input of "{on_demand.name}"')
+
+
+def _check_column(rows: pl.DataFrame, name: str, dtype: pl.DataType, what: str) -> None:
+    if name not in rows.columns:
+        msg = f'spine: no column "{name}" ({what}).{did_you_mean(name, rows.columns)}'
+        raise RequestError(msg)
+    given = rows[name].dtype
+    if given != dtype and not (given.is_integer() and dtype.is_integer()):
+        msg = f'spine: column "{name}" ({what}) is {given}, the service says {dtype}; cast it'
+        raise RequestError(msg)
+
+
+def _keyed(rows: pl.DataFrame, view: ViewPlan) -> pl.DataFrame:
+    return rows.select(view.entity.key)
+
+
+def service_columns(
+    found: ServicePlan, rows: pl.DataFrame, values: dict[str, list[pl.Series]]
+) -> list[pl.Series]:
+    """Return a service's columns from its views' values and the request inputs in `rows`."""
+    parts: list[pl.Series] = []
+    for part in found.service.parts:
+        if part.name in values:
+            parts += values[part.name]
+            continue
+        used = [column for view in part.views for column in values[view.name]]  # type: ignore[union-attr]
+        asked = [rows[one.name].cast(one.dtype) for one in part.request]  # type: ignore[union-attr]
+        frame, _ = part.captured.run(pl.DataFrame([*used, *asked]))  # type: ignore[union-attr]
+        parts += [frame[name] for name in part.outputs]  # type: ignore[union-attr]
+    names = found.service.column_names()
+    return [column.alias(name) for column, name in zip(parts, names, strict=True)]
+
+
+@contextmanager
+def _bar(what: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on a terminal, where one was asked for."""
+    if not shown:
+        yield lambda _rows: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda rows: bar.advance(task, rows)

@@ -1,0 +1,1 @@
+"""Definitions as a checked, immutable plan: lanes, layout table, canonical text, fingerprint."""

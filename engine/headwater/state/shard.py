@@ -1,0 +1,198 @@
+"""A shard: one partition of the exchange, with the rows of all views whose keys hash to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headwater.errors import StateError
+from headwater.kernels.rows import NO_HORIZON
+from headwater.plan.stamp import STATE_FORMAT
+from headwater.state.group import Group, Values
+from headwater.state.store import Mark
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from headwater.plan.plan import Plan
+    from headwater.state.keys import Keys
+    from headwater.state.memory import Memory
+    from headwater.state.store import Store, Stores
+
+__all__ = ["Checkpoint", "Shard"]
+
+
+class Checkpoint:
+    """Rows and mark of a shard at one exchange offset, copied out and not yet written."""
+
+    __slots__ = ("epoch", "mark", "rows")
+
+    def __init__(self, mark: Mark, epoch: int, rows: list[tuple[str, object]]) -> None:
+        self.mark = mark
+        self.epoch = epoch
+        self.rows = rows
+
+
+class Shard:
+    """Rows of every view in one shard, and how far each lane has been applied."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        memory: Memory,
+        *,
+        namespace: str,
+        number: int,
+        shards: int,
+        read_back_us: int | None,
+        stores: Stores,
+    ) -> None:
+        self.plan = plan
+        self.memory = memory
+        self.namespace = namespace
+        self.number = number
+        self.shards = shards
+        self.read_back_us = read_back_us
+        self.groups = {one.id: Group(one, memory) for one in plan.views.values()}
+        self.applied: dict[str, int] = {}
+        self.next_offset = 0
+        self.newest_us = NO_HORIZON
+        self.horizon_us = NO_HORIZON
+        self.epoch = 1
+        self.persisted_epoch = 0
+        self.events_since_checkpoint = 0
+        self._stores = stores
+        self._store: Store | None = None
+        if stores.exists(number):
+            self._resume()
+
+    def _resume(self) -> None:
+        mark = self.store.mark()
+        if mark is None:
+            return
+        self._check(mark)
+        self.applied = dict(mark.applied)
+        self.next_offset = mark.next_offset
+        self.horizon_us = mark.horizon_us
+
+    def _check(self, mark: Mark) -> None:
+        where = f"state folder {self.store.path}"
+        if mark.format != STATE_FORMAT:
+            msg = (
+                f"{where} has format {mark.format}, this version reads {STATE_FORMAT}; remove it"
+                " to rebuild"
+            )
+            raise StateError(msg)
+        if mark.stamp != str(self.plan.stamp):
+            msg = (
+                f"{where} was written by another engine ({mark.stamp}; this one is"
+                f" {self.plan.stamp});"
+                " go back to that one, or remove the folder to rebuild from history"
+            )
+            raise StateError(msg)
+        if (mark.namespace, mark.shard, mark.shards) != (self.namespace, self.number, self.shards):
+            msg = (
+                f"{where} belongs to shard {mark.shard} of {mark.shards} in namespace"
+                f' "{mark.namespace}",'
+                f' not {self.number} of {self.shards} in "{self.namespace}"; use another folder'
+            )
+            raise StateError(msg)
+        now = {one.id: one.fingerprint for one in self.plan.views.values()}
+        for view_id, fingerprint in mark.views.items():
+            if now.get(view_id, fingerprint) != fingerprint:
+                name, version = view_id.split("@")
+                msg = (
+                    f'view "{name}" version {version} has changed since {where} was written; undo'
+                    " the"
+                    f" change or register it as version={int(version) + 1}"
+                )
+                raise StateError(msg)
+        new = sorted(set(now) - set(mark.views))
+        if new:
+            msg = (
+                f"{where} has no state of {', '.join(new)}; use a new folder to build it from the"
+                " start"
+            )
+            raise StateError(msg)
+
+    @property
+    def store(self) -> Store:
+        """The shard's RocksDB, opened when first needed."""
+        if self._store is None:
+            self._store = self._stores.open(self.number)
+        return self._store
+
+    @property
+    def has_store(self) -> bool:
+        """Whether anything may be on disk."""
+        return self._store is not None
+
+    def apply(self, view_id: str, keys: Keys, events: NDArray[np.uint64]) -> None:
+        """Fold events into a view's rows, loading from disk the rows that aren't in memory."""
+        group = self.groups[view_id]
+        if self.has_store:
+            absent = group.missing(keys)
+            found = self.store.get_many(view_id, absent) if absent else []
+            known = [(key, blob) for key, blob in zip(absent, found, strict=True) if blob]
+            group.load([key for key, _ in known], [blob for _, blob in known], self.epoch)
+        group.apply(keys, events, self.horizon_us, self.epoch)
+        self.events_since_checkpoint += len(keys)
+
+    def advance(self, next_offset: int, newest_us: int) -> None:
+        """Note that the exchange is applied below `next_offset` and move the horizon along."""
+        self.next_offset = max(self.next_offset, next_offset)
+        self.newest_us = max(self.newest_us, newest_us)
+        if self.read_back_us is not None and self.newest_us > NO_HORIZON:
+            self.horizon_us = max(self.horizon_us, self.newest_us - self.read_back_us)
+
+    def read(self, view_id: str, keys: Keys, times: NDArray[np.int64]) -> Values:
+        """Return a view's features for keys at `times`, from memory or else from disk."""
+        group = self.groups[view_id]
+        values = group.read(keys, times)
+        absent = np.flatnonzero(~values.found) if self.has_store else np.empty(0, np.int64)
+        if len(absent):
+            found = self.store.get_many(view_id, keys.take(absent).to_list())
+            known = [i for i, blob in enumerate(found) if blob is not None]
+            if known:
+                rows = absent[known]
+                cold = group.read_blobs([b for b in found if b is not None], times[rows])
+                values.bits[rows] = cold.bits
+                values.valid[rows] = cold.valid
+                values.found[rows] = True
+        return values
+
+    def begin_checkpoint(self) -> Checkpoint:
+        """Copy out every row changed since the last finished checkpoint, and the mark."""
+        mark = Mark(
+            format=STATE_FORMAT,
+            stamp=str(self.plan.stamp),
+            namespace=self.namespace,
+            shard=self.number,
+            shards=self.shards,
+            next_offset=self.next_offset,
+            applied=dict(self.applied),
+            horizon_us=self.horizon_us,
+            views={one.id: one.fingerprint for one in self.plan.views.values()},
+        )
+        rows: list[tuple[str, object]] = []
+        for view_id, group in self.groups.items():
+            rows.append((view_id, group.copy(group.dirty(self.persisted_epoch))))
+        checkpoint = Checkpoint(mark, self.epoch, rows)
+        self.epoch += 1
+        self.events_since_checkpoint = 0
+        return checkpoint
+
+    def write_checkpoint(self, checkpoint: Checkpoint, *, flush: bool = False) -> int:
+        """Write a checkpoint; its rows are clean from then on. Returns the bytes of the rows."""
+        size = self.store.write(checkpoint.mark, checkpoint.rows)  # type: ignore[arg-type]
+        if flush:
+            self.store.flush()
+        self.persisted_epoch = checkpoint.epoch
+        return size
+
+    def close(self) -> None:
+        """Close the store, if it was opened."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None

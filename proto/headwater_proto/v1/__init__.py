@@ -1,0 +1,3 @@
+"""Messages and services of the proto package headwater.v1."""
+
+from __future__ import annotations
