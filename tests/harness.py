@@ -80,7 +80,9 @@ def clicks_plan(**changes: Any) -> Plan:
     return compile_plan([clicks(**changes)])
 
 
-def click(second: int, user: str | None = "a", page: int | None = 1, x: float | None = 1.0) -> dict[str, Any]:
+def click(
+    second: int, user: str | None = "a", page: int | None = 1, x: float | None = 1.0
+) -> dict[str, Any]:
     """Return a click, so many seconds after the base time."""
     return {"user": user, "page": page, "x": x, "at": BASE_US + second * SECOND_US}
 

@@ -186,7 +186,7 @@ class LocalStore:
         """Append raw records, spread over the partitions in runs."""
         self._check()
         count = self.log.topic(topic).partitions
-        stamp = self.clock() if arrival is None else us_of(arrival)
+        stamp = self.clock() if arrival is None else us_of(arrival, "arrival")
         producer = self.log.producer()
         try:
             size = -(-len(values) // count)
@@ -227,7 +227,7 @@ class LocalStore:
         self._check()
         info = self._worker.reader.describe(service)
         frame = pl.DataFrame(input_columns(info, _columns_of(info, inputs)))
-        return self._worker.reader.read(info, frame, None if at is None else us_of(at))
+        return self._worker.reader.read(info, frame, None if at is None else us_of(at, "at"))
 
     def training_set(
         self,
@@ -267,6 +267,7 @@ class LocalStore:
     def serve(self, port: int = 6566, *, host: str = "127.0.0.1") -> Server:
         """Answer gRPC on loopback until the store is closed; port 0 takes a free one."""
         self._check()
+        self._worker.reader.warm_up()
         server = Server(self._worker.reader, host=host, port=port)
         server.start()
         self._servers.append(server)

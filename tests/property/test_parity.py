@@ -244,9 +244,7 @@ def random_rows(seed: int, count: int) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("read_back_us", [None, 60 * SECOND_US])
 def test_rows_that_left_memory_come_back_as_they_were(read_back_us: int | None) -> None:
-    with opened(
-        shards=2, partitions=2, read_back_us=read_back_us, poll_records_max=900
-    ) as harness:
+    with opened(shards=2, partitions=2, read_back_us=read_back_us, poll_records_max=900) as harness:
         at_most = 0
         for seed in range(5):
             harness.push(random_rows(seed, 3_000))
@@ -254,7 +252,9 @@ def test_rows_that_left_memory_come_back_as_they_were(read_back_us: int | None) 
             harness.settle()
             at_most = max(at_most, harness.worker.memory.used_bytes)
         in_memory = sum(
-            len(group) for shard in harness.worker.shards.values() for group in shard.groups.values()
+            len(group)
+            for shard in harness.worker.shards.values()
+            for group in shard.groups.values()
         )
         seen = {(p.row["user"], s) for p in harness.pushed for s in ("", p.row["shop"])}
         assert in_memory < len(seen) / 2  # most rows are on disk only,

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 import numpy as np
 import polars as pl
 import pytest
-from headwater_connectors.log.memory import MemoryLog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,11 +16,13 @@ from headwater.offline.recompute import (
     NEVER,
     ExchangeOrder,
     ForgottenError,
+    Served,
     offsets_matrix,
     recompute,
 )
 from headwater.offline.sources import LogEvents
 from headwater.plan.plan import compile_plan
+from headwater_connectors.log.memory import MemoryLog
 
 SHARDS = 3
 T0_S = 1_700_000_000
@@ -63,9 +64,11 @@ def again(store, rows: pl.DataFrame, times: list[int], answers: list) -> pl.Data
     return recompute(
         store.plan,
         "shops",
-        rows,
-        np.array(times, np.int64) * 1_000_000,
-        offsets_matrix([(one.exchange_offsets, len(one.values)) for one in answers], SHARDS),
+        Served(
+            rows,
+            np.array(times, np.int64) * 1_000_000,
+            offsets_matrix([(one.exchange_offsets, len(one.values)) for one in answers], SHARDS),
+        ),
         source=LogEvents(store.log, store.worker.starts),
         order=ExchangeOrder.read(store.log, store.worker.exchange),
         topic_ids={"orders": store.log.topic("orders").id},
@@ -152,7 +155,15 @@ def _exchange(stretches: list[tuple[int, int]]) -> tuple[ExchangeOrder, str]:
     log.create_topic("exchange", partitions=1, append_time=True)
     producer = log.producer()
     headers = [
-        Header(1, "id", wire.binding.id, 0, begin, end, 0, at_end=False, schema=0)
+        Header(
+            topic_id="id",
+            binding=wire.binding.id,
+            partition=0,
+            from_offset=begin,
+            to_offset=end,
+            rows=0,
+            at_end=False,
+        )
         for begin, end in stretches
     ]
     producer.send_many("exchange", 0, [wire.encode(header, None) for header in headers])

@@ -393,7 +393,9 @@ def offline(form: str, how: str) -> dict[str, tuple[int, int]]:
             asked = [case.time - timedelta(minutes=n) for n in range(9)] if long else [case.time]
             times += asked
             names += [name] * len(asked)
-        when = pl.Series("t", [time.astimezone(UTC) for time in times]).cast(pl.Datetime("us", zone))
+        when = pl.Series("t", [time.astimezone(UTC) for time in times]).cast(
+            pl.Datetime("us", zone)
+        )
         spine = pl.DataFrame({"k": names, "t": when})
         rows = store.training_set("table", spine, time="t").collect().to_dicts()
         # In UTC: Python finds two zones' times of an hour that comes twice never equal.
@@ -427,7 +429,9 @@ def test_ties_go_by_partition_and_offset(partitions: int) -> None:
         .window("1h")
         .agg(first=hw.first("x"), last=hw.last("x")),
     )
-    rows = pl.DataFrame({"k": ["a"] * 6, "x": [1, 2, 3, 4, 5, 6], "at": ["2024-01-01T00:00:00Z"] * 6})
+    rows = pl.DataFrame(
+        {"k": ["a"] * 6, "x": [1, 2, 3, 4, 5, 6], "at": ["2024-01-01T00:00:00Z"] * 6}
+    )
     t = datetime(2024, 1, 1, 0, 0, 1, tzinfo=UTC)
     spine = pl.DataFrame({"k": ["a"], "t": [t]})
     with hw.local([hw.service("s", [view])], partitions=partitions) as store:

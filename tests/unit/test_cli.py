@@ -78,6 +78,16 @@ def test_plan_shows_all_that_a_person_needs_to_follow_it(features, capsys) -> No
         assert text in said
 
 
+def test_a_plan_shows_itself_in_a_notebook(features, capsys) -> None:
+    from headwater.cli.definitions_file import load_definitions
+    from headwater.plan.plan import compile_plan
+
+    plan = compile_plan(load_definitions(features))
+    main(["plan", features, "--show"])
+    assert f"{plan!r}\n" == capsys.readouterr().out
+    assert "(gt (col &quot;amount&quot;)" in plan._repr_html_()
+
+
 def test_plan_without_show_is_a_line_for_each_part(features, capsys) -> None:
     assert main(["plan", features]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -11,7 +11,7 @@ import pytest
 import headwater as hw
 from harness import clicks_plan
 from headwater.errors import StateError
-from headwater.flow.exchange import Header, header_of, lane_of, split, wires_of
+from headwater.flow.exchange import Header, lane_of, split, wires_of
 from headwater.plan.plan import compile_plan
 from headwater.state.keys import Keys, canonical_keys
 
@@ -61,7 +61,7 @@ def test_rows_of_every_type_come_back_as_they_were() -> None:
     wire, binding = wire_and_binding()
     frame = every_type()
     keys = canonical_keys(frame, binding.columns)
-    header = header_of("id", binding, 2, (2, 9), 4, at_end=False, columns=len(wire.schema))
+    header = Header("id", binding.id, 2, 2, 9, 4, at_end=False)
     value = wire.encode(header, wire.table(frame, keys.to_arrow()))
     found, body = split(value)
     assert found == header
@@ -74,7 +74,7 @@ def test_a_slice_of_rows_holds_only_its_rows() -> None:
     wire, binding = wire_and_binding()
     frame = every_type()
     table = wire.table(frame, canonical_keys(frame, binding.columns).to_arrow())
-    header = header_of("id", binding, 0, (3, 5), 2, at_end=False, columns=len(wire.schema))
+    header = Header("id", binding.id, 0, 3, 5, 2, at_end=False)
     batch = wire.decode(split(wire.encode(header, table.slice(1, 2)))[1])
     assert pl.DataFrame(pl.from_arrow(batch)).drop("__key").equals(frame[1:3])
 
@@ -83,7 +83,7 @@ def test_a_progress_record_is_a_header_alone() -> None:
     plan = clicks_plan()
     binding = plan.bindings[0]
     wire = wires_of(plan)[binding.id]
-    header = header_of("id", binding, 1, (-1, 41), 0, at_end=True, columns=len(wire.schema))
+    header = Header("id", binding.id, 1, -1, 41, 0, at_end=True)
     found, body = split(wire.encode(header, None))
     assert (found.rows, found.at_end, found.from_offset, found.to_offset) == (0, True, -1, 41)
     assert len(body) == 0
@@ -94,12 +94,12 @@ def test_a_lane_is_one_binding_of_one_partition_of_one_topic() -> None:
     assert len(lanes) == 8
     plan = clicks_plan()
     for binding in plan.bindings:
-        header = header_of("id", binding, 3, (0, 1), 0, at_end=False, columns=1)
+        header = Header("id", binding.id, 3, 0, 1, 0, at_end=False)
         assert header.lane == lane_of("id", binding.id, 3)
 
 
 def test_a_record_of_another_format_is_refused() -> None:
-    header = Header(2, "id", "b", 0, 0, 1, 0, False, 5)
+    header = Header("id", "b", 0, 0, 1, 0, at_end=False, format=2)
     head = msgspec.msgpack.encode(header)
     with pytest.raises(StateError, match="format 2, this version reads 1") as caught:
         split(len(head).to_bytes(4, "little") + head)

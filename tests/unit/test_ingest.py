@@ -117,7 +117,8 @@ def test_a_lane_has_no_hole_and_no_overlap(make: Any) -> None:
 def test_a_lane_without_rows_says_whether_the_source_is_at_its_end(make: Any) -> None:
     harness = make(shards=1)
     harness.push([click(0, user=None, page=None)])
-    harness.step(INGEST)
+    publish_without_pause(harness)
+    assert lanes_of(harness) == {}
     harness.step(INGEST)
     for headers in lanes_of(harness).values():
         assert [(h.rows, h.from_offset, h.to_offset, h.at_end) for h in headers] == [
@@ -154,7 +155,7 @@ def test_a_failed_delivery_ends_the_task_and_commits_nothing(
 
 
 def test_a_restart_sends_again_from_the_commit_and_nothing_counts_twice(make: Any) -> None:
-    harness = make(poll_records_max=2)
+    harness = make(shards=1, poll_records_max=2)
     harness.push(click(n) for n in range(4))
     publish_without_pause(harness)
     harness.step(SHARDS)
@@ -162,7 +163,8 @@ def test_a_restart_sends_again_from_the_commit_and_nothing_counts_twice(make: An
     harness.restart_ingest()  # two rows are on the exchange and not committed
     harness.settle()
     assert total(harness) == (4, 4.0)
-    assert sum(h.rows for h in next(iter(lanes_of(harness).values()))) in (4, 6)
+    for headers in lanes_of(harness).values():
+        assert sum(header.rows for header in headers) == 6
 
 
 def test_many_rows_are_split_into_records_that_cover_them_once(make: Any) -> None:

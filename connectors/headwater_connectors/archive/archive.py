@@ -17,7 +17,7 @@ from headwater_connectors.archive.manifest import Manifest
 from headwater_connectors.archive.parquet import encode
 from headwater_connectors.archive.rows import check_offsets, column_types, described, ordered
 from headwater_connectors.archive.scan import Scan, column_dtypes
-from headwater_connectors.archive.schema import fingerprint, merged
+from headwater_connectors.archive.schema import OFFSET, fingerprint, merged
 from headwater_connectors.archive.selection import Selection
 from headwater_connectors.archive.snapshot import Snapshot, TopicSnapshot, checksum
 
@@ -220,7 +220,7 @@ class Archive:
         """Write one file under a name that nobody uses and return its entry."""
         metadata = {"schema": fingerprint(column_types(frame, where)), "stamp": self._stamp}
         data = encode(frame, metadata)
-        first, last = frame["__offset"][0], frame["__offset"][-1]
+        first, last = frame[OFFSET][0], frame[OFFSET][-1]
         for attempt in range(_ORPHANS_MAX):
             name = f"{folder}/{first}-{last}-{attempt}.parquet"
             # A file without a manifest may belong to a writer that still lives: leave it alone.

@@ -365,9 +365,13 @@ class SqliteStorage:
 def _connect(path: Path) -> sqlite3.Connection:
     """Open a connection in autocommit mode, for any thread that holds its lock."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES_MAX}")
-    connection.execute(f"PRAGMA journal_size_limit = {_WAL_PAGES_MAX * _PAGE_BYTES}")
+    try:
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES_MAX}")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAL_PAGES_MAX * _PAGE_BYTES}")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 

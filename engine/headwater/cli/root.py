@@ -21,11 +21,11 @@ _USAGE = 2
 _INTERRUPTED = 130  # 128 and the signal's number, as shells do
 _DEBUG = "--debug"
 
-_HELP = """Define a feature once; stream it, serve it and train on it, to the last bit the same.
-
-Every command takes --debug, which shows the traceback of an error. Exit codes: 0 all right,
-1 a failure, 2 a wrong command or definition, 78 a wrong configuration, 130 interrupted.
-"""
+_HELP = (
+    "Define a feature once; stream it, serve it and train on it, to the last bit the same.\n\n"
+    "Every command takes --debug, which shows the traceback of an error. Exit codes: 0 all right,"
+    " 1 a failure, 2 a wrong command or definition, 78 a wrong configuration, 130 interrupted."
+)
 
 # Imported when called, so that help and version wait for nothing. The texts stand here for help.
 _COMMANDS = (
@@ -51,6 +51,7 @@ def application() -> App:
         help=_HELP,
         version=headwater.__version__,
         default_parameter=Parameter(negative=()),
+        help_format="plaintext",  # no Markdown to parse: help is there at once
         result_action="return_value",
     )
     for name, path, text in _COMMANDS:

@@ -81,6 +81,7 @@ def service(
         raise DefinitionError(msg)
     made = Service(name, tuple(parts), owner, description)
     _check_versions(made, where)
+    _check_inputs(made, where)
     return made
 
 
@@ -94,3 +95,35 @@ def _check_versions(made: Service, where: str) -> None:
                     f" {one.version}; pin one of them"
                 )
                 raise DefinitionError(msg)
+
+
+def _check_inputs(made: Service, where: str) -> None:
+    """Refuse inputs that are two things under one name: a request has one column for each."""
+    views = {view.name for view in made.views}
+    for on_demand in made.on_demands:
+        if on_demand.name in views:
+            msg = f'{where}: "{on_demand.name}" is a view and an on-demand function; rename one'
+            raise DefinitionError(msg)
+    keys: dict[str, pl.DataType] = {}
+    for view in made.views:
+        features = view.features
+        for key, column in zip(features.entity.key, features.on, strict=True):
+            dtype = features.rows.stream.schema[column]
+            if keys.setdefault(key, dtype) != dtype:
+                msg = (
+                    f'{where}: key "{key}" is {keys[key]} in one view and {dtype} in view'
+                    f' "{view.name}"; give one of the entities another key name, and group_by it'
+                    " with on="
+                )
+                raise DefinitionError(msg)
+    asked: dict[str, pl.DataType] = {}
+    for one in (one for on_demand in made.on_demands for one in on_demand.request):
+        if one.name in keys:
+            msg = f'{where}: "{one.name}" is a key and a request input; rename the request input'
+            raise DefinitionError(msg)
+        if asked.setdefault(one.name, one.dtype) != one.dtype:
+            msg = (
+                f'{where}: request input "{one.name}" is {asked[one.name]} in one on-demand'
+                f" function and {one.dtype} in another; make them agree"
+            )
+            raise DefinitionError(msg)

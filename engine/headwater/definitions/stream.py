@@ -26,6 +26,25 @@ __all__ = ["Rows", "Stream", "stream"]
 
 FORMATS = ("json",)
 
+# What an event can carry, whatever its format; datetimes of any unit as well.
+COLUMN_TYPES = frozenset(
+    {
+        pl.String(),
+        pl.Boolean(),
+        pl.Date(),
+        pl.Float32(),
+        pl.Float64(),
+        pl.Int8(),
+        pl.Int16(),
+        pl.Int32(),
+        pl.Int64(),
+        pl.UInt8(),
+        pl.UInt16(),
+        pl.UInt32(),
+        pl.UInt64(),
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Stream:
@@ -184,14 +203,12 @@ def _instance(name: str, dtype: object, where: str) -> pl.DataType:
     if not isinstance(found, pl.DataType):
         msg = f'{where}, column "{name}": {dtype!r} is not a Polars type such as pl.Float64'
         raise DefinitionError(msg)
-    scalar = found.is_numeric() or found.is_temporal()
-    if not (scalar or found in (pl.String, pl.Boolean)) or found in (
-        pl.Int128,
-        pl.Decimal,
-        pl.Time,
-    ):
+    if name == "*" or (name.startswith("^") and name.endswith("$")):
+        msg = f"{where}, column {name!r}: Polars takes this name for a pattern; rename it"
+        raise DefinitionError(msg)
+    if found not in COLUMN_TYPES and not isinstance(found, pl.Datetime):
         msg = (
-            f'{where}, column "{name}": type {found} can\'t be read from JSON; flatten it or leave'
+            f"{where}, column \"{name}\": type {found} can't be an event's; flatten it or leave"
             " it out"
         )
         raise DefinitionError(msg)

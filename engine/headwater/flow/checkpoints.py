@@ -47,15 +47,14 @@ class Checkpoints:
     def __call__(self, tick: Tick) -> None:
         """Start a checkpoint when one is due; make room when memory is over its budget."""
         self._metrics.state_bytes.labels("used").set(self._memory.used_bytes)
-        if self._memory.over_budget:
-            self.wait()
-            written = make_room(self._memory, self._shards.values())
-            self._metrics.checkpoint_bytes.inc(written)
-            self._note_written()
+        if self.relieve():
             return
         if self._started_us is None:
             self._started_us = tick.now_us
-        if not self._durable or (self._writing is not None and not self._writing.done()):
+        if not self._durable:
+            self._forget_applied(tick)
+            return
+        if self._writing is not None and not self._writing.done():
             return
         rows = sum(shard.events_since_checkpoint for shard in self._shards.values())
         waited_us = tick.now_us - self._started_us
@@ -63,6 +62,25 @@ class Checkpoints:
             rows and waited_us >= self._settings.checkpoint_every_us
         ):
             self.start(tick.now_us)
+
+    def relieve(self) -> bool:
+        """Make room when memory is over its budget; return whether it was."""
+        if not self._memory.over_budget:
+            return False
+        self.wait()
+        written = make_room(self._memory, self._shards.values())
+        self._metrics.checkpoint_bytes.inc(written)
+        for shard in self._shards.values():
+            self._written_at[shard.number] = shard.next_offset
+        return True
+
+    def _forget_applied(self, tick: Tick) -> None:
+        """Without stores to go on from nothing is ever replayed: what is applied can go."""
+        assert self._started_us is not None
+        if tick.now_us - self._started_us >= self._settings.checkpoint_every_us:
+            self._started_us = tick.now_us
+            for shard in self._shards.values():
+                self._forget(shard.number, shard.next_offset)
 
     def start(self, now_us: int) -> None:
         """Copy what changed in every shard and hand it to the writer."""
@@ -79,14 +97,11 @@ class Checkpoints:
     def _write(self, taken: list[tuple[Shard, Checkpoint]]) -> None:
         began = time.perf_counter()
         for shard, checkpoint in taken:
-            self._metrics.checkpoint_bytes.inc(shard.write_checkpoint(checkpoint))
-        for shard, checkpoint in taken:
+            # Flushed, so that no crash goes back to before what the exchange then forgets.
+            self._metrics.checkpoint_bytes.inc(shard.write_checkpoint(checkpoint, flush=True))
             self._written_at[shard.number] = checkpoint.mark.next_offset
+            self._forget(shard.number, checkpoint.mark.next_offset)
         self._metrics.checkpoint_seconds.observe(time.perf_counter() - began)
-
-    def _note_written(self) -> None:
-        for shard in self._shards.values():
-            self._written_at[shard.number] = shard.next_offset
 
     def wait(self) -> None:
         """Wait for the checkpoint being written, if any, and raise what it raised."""
@@ -101,9 +116,5 @@ class Checkpoints:
             if self._durable:
                 self.start(now_us)
                 self.wait()
-                for shard in self._shards.values():
-                    if shard.has_store:
-                        shard.store.flush()
-                        self._forget(shard.number, shard.next_offset)
         finally:
             self._executor.shutdown()

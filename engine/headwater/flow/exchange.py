@@ -10,16 +10,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from headwater.errors import StateError
+from headwater.kernels.keys import partition_rows, shard_of
+from headwater.state.keys import canonical_keys
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from headwater.definitions.stream import Stream
     from headwater.plan.plan import Binding, Plan
 
-__all__ = ["EXCHANGE_TOPIC", "RECORD_BYTES_MAX", "Header", "Wire", "lane_of", "wires_of"]
+__all__ = ["EXCHANGE_TOPIC", "RECORD_BYTES_MAX", "Header", "Keyed", "Wire", "lane_of", "wires_of"]
 
 EXCHANGE_TOPIC = "exchange"
 RECORD_BYTES_MAX = 512 * 1024
@@ -53,6 +58,22 @@ def lane_of(topic_id: str, binding: str, partition: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Keyed:
+    """Rows in shard order, by offset within a shard: shard s has `rows[starts[s]:starts[s + 1]]`.
+
+    Columns are the key, the source offset, the event time, then the stream's own.
+    """
+
+    rows: pa.RecordBatch
+    starts: NDArray[np.int64]
+
+    def of_shard(self, shard: int) -> pa.RecordBatch:
+        """Return a shard's rows, without copying."""
+        begin, end = int(self.starts[shard]), int(self.starts[shard + 1])
+        return self.rows.slice(begin, end - begin)
+
+
+@dataclass(frozen=True, slots=True)
 class Wire:
     """How the rows of a binding are written to and read from exchange records."""
 
@@ -60,8 +81,18 @@ class Wire:
     stream: Stream
     schema: pa.Schema
 
-    def table(self, frame: pl.DataFrame, keys: pa.Array) -> pa.RecordBatch:
-        """Return rows as one record batch: key, offset, event time, then the stream's columns."""
+    def keyed(self, frame: pl.DataFrame, shards: int) -> Keyed:
+        """Return decoded rows by shard; a row with a null in its key has no place in a shard."""
+        keys = canonical_keys(frame, self.binding.columns)
+        valid = np.flatnonzero(keys.valid)
+        keys = keys.take(valid)
+        owners = np.empty(len(keys), np.int32)
+        shard_of(keys.hashes, shards, owners)
+        order, starts = partition_rows(owners, shards)
+        rows = self._record_batch(frame[valid[order]], keys.take(order).to_arrow())
+        return Keyed(rows, starts)
+
+    def _record_batch(self, frame: pl.DataFrame, keys: pa.Array) -> pa.RecordBatch:
         columns = frame.select("__offset", "__ts", *self.stream.schema)
         arrow = columns.to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks()
         arrays = [

@@ -48,6 +48,8 @@ class Ingest:
         self._next = dict(positions)
         self._committed = dict(positions)
         self._committed_at_us = 0
+        publisher.announce()
+        producer.flush()
 
     def decode(self, batches: Batches) -> Batches:
         """Decode records; what can't be a row goes to the dead letters."""

@@ -34,6 +34,7 @@ class LocalFolder:
     def __init__(self, path: Path, settings: WorkerSettings) -> None:
         self.path = path
         self._meta_path = path / _META
+        self._temporary = self._meta_path.with_suffix(".tmp")
         if path.exists() and not path.is_dir():
             msg = f"{path} is a file; give a folder for the store"
             raise StateError(msg)
@@ -41,7 +42,8 @@ class LocalFolder:
             self._meta = self._read()
             self._check(settings)
             return
-        if path.exists() and any(path.iterdir()):
+        # A process that died at once leaves no more than a half-written file of ours.
+        if path.exists() and {entry.name for entry in path.iterdir()} - {self._temporary.name}:
             msg = (
                 f"folder {path} holds other files and no Headwater store; give an empty or a new"
                 " folder"
@@ -53,14 +55,15 @@ class LocalFolder:
 
     def _read(self) -> _Meta:
         try:
-            raw = msgspec.json.decode(self._meta_path.read_bytes())
+            data = self._meta_path.read_bytes()
+            raw = msgspec.json.decode(data)
             if raw.get("format") != _FORMAT:
                 msg = (
                     f"folder {self.path} has store format {raw.get('format')}, this version reads"
                     f" {_FORMAT}; open it with the version that wrote it, or use a new folder"
                 )
                 raise StateError(msg)
-            return msgspec.convert(raw, _Meta)
+            return msgspec.json.decode(data, type=_Meta)
         except (msgspec.DecodeError, msgspec.ValidationError, AttributeError) as error:
             msg = f"{self._meta_path} can't be read ({error}); restore it, or use a new folder"
             raise StateError(msg) from error
@@ -77,12 +80,11 @@ class LocalFolder:
             raise StateError(msg)
 
     def _write(self) -> None:
-        temporary = self._meta_path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
+        with self._temporary.open("wb") as file:
             file.write(msgspec.json.format(msgspec.json.encode(self._meta)))
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(self._meta_path)
+        self._temporary.replace(self._meta_path)
 
     @property
     def log(self) -> Path:

@@ -5,17 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from headwater.flow.exchange import RECORD_BYTES_MAX, Header, wires_of
-from headwater.kernels.keys import partition_rows, shard_of
-from headwater.state.keys import canonical_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import pyarrow as pa
-    from numpy.typing import NDArray
 
     from headwater.flow.decode import Rows
     from headwater.flow.exchange import Wire
@@ -34,15 +29,6 @@ class _Lane:
     wire: Wire
     partition: int
     told: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Rows of one lane in shard order; `offsets` (n) are theirs, `to_offset` the last covered."""
-
-    rows: pa.RecordBatch
-    offsets: NDArray[np.int64]
-    to_offset: int
 
 
 class Publisher:
@@ -85,30 +71,33 @@ class Publisher:
                 if lane.told[shard] < to_offset:
                     self._send_record(lane, shard, None, to_offset, at_end=at_end)
 
-    def _send_lane(self, lane: _Lane, rows: Rows, to_offset: int) -> int:
-        keys = canonical_keys(rows.frame, lane.wire.binding.columns)
-        keyed = np.flatnonzero(keys.valid)
-        keys = keys.take(keyed)
-        shards = np.empty(len(keys), np.int32)
-        shard_of(keys.hashes, self._shards, shards)
-        order, starts = partition_rows(shards, self._shards)
-        batch = lane.wire.table(rows.frame[keyed[order]], keys.take(order).to_arrow())
-        run = _Run(batch, batch.column(1).to_numpy(), to_offset)
-        for shard in range(self._shards):
-            begin, end = int(starts[shard]), int(starts[shard + 1])
-            while begin < end:
-                begin = self._send_slice(lane, shard, run, begin, end)
-        return len(keys)
+    def announce(self) -> None:
+        """Tell every shard where each lane goes on.
 
-    def _send_slice(self, lane: _Lane, shard: int, run: _Run, begin: int, end: int) -> int:
-        """Send rows from `begin`, as many as fit one record; return where it ended."""
-        stop = min(end, begin + _RECORD_ROWS_MAX)
-        while True:
-            to_offset = run.to_offset if stop == end else int(run.offsets[stop - 1])
-            rows = run.rows.slice(begin, stop - begin)
-            if self._send_record(lane, shard, rows, to_offset, at_end=False):
-                return stop
-            stop = begin + (stop - begin) // 2
+        One that has missed what came before then asks history for it, without waiting for an event.
+        """
+        for lane in (lane for lanes in self._lanes.values() for lane in lanes):
+            for shard in range(self._shards):
+                self._send_record(lane, shard, None, lane.told[shard], at_end=False)
+
+    def _send_lane(self, lane: _Lane, rows: Rows, to_offset: int) -> int:
+        keyed = lane.wire.keyed(rows.frame, self._shards)
+        for shard in range(self._shards):
+            self._send_rows(lane, shard, keyed.of_shard(shard), to_offset)
+        return int(keyed.rows.num_rows)
+
+    def _send_rows(self, lane: _Lane, shard: int, rows: pa.RecordBatch, to_offset: int) -> None:
+        """Send a shard's rows in as few records as they fit."""
+        begin, size = 0, _RECORD_ROWS_MAX
+        while begin < rows.num_rows:
+            part = rows.slice(begin, size)
+            stop = begin + part.num_rows
+            last = stop == rows.num_rows
+            upto = to_offset if last else rows.column(1)[stop - 1].as_py()
+            if self._send_record(lane, shard, part, upto, at_end=False):
+                begin = stop
+            else:
+                size = part.num_rows // 2
 
     def _send_record(
         self, lane: _Lane, shard: int, rows: pa.RecordBatch | None, to_offset: int, *, at_end: bool

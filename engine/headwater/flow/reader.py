@@ -48,7 +48,13 @@ def service_info(plan: Plan, name: str) -> ServiceInfo:
 def _join_keys(views: Sequence[ViewPlan]) -> dict[str, pl.DataType]:
     keys: dict[str, pl.DataType] = {}
     for view in views:
-        keys.update(view.key_dtypes)
+        for key, dtype in view.key_dtypes.items():
+            if keys.setdefault(key, dtype) != dtype:
+                msg = (
+                    f'key "{key}" is {dtype} in view "{view.view.name}" and {keys[key]} in another;'
+                    " ask for their features in two requests"
+                )
+                raise RequestError(msg)
     return keys
 
 
@@ -70,6 +76,12 @@ class ShardReader:
         self._memory = memory
         self._clock = clock
         self._infos = {name: service_info(plan, name) for name in plan.services}
+
+    def warm_up(self) -> None:
+        """Read once from every service, so that no kernel is compiled while a caller waits."""
+        for info in self._infos.values():
+            row = {**info.join_keys, **info.request_inputs}
+            self.read(info, pl.DataFrame({name: [None] for name in row}, schema=row), 0)
 
     def services(self) -> Sequence[str]:
         """Return the names of all services."""
@@ -163,7 +175,7 @@ class ShardReader:
             frame, _ = part.captured.run(pl.DataFrame([*used, *asked]))  # type: ignore[union-attr]
             made = [frame[name] for name in part.outputs]  # type: ignore[union-attr]
             over = [read[view.name][1] for view in part.views]  # type: ignore[union-attr]
-            parts.append((made, _on_demand_statuses(made, over)))
+            parts.append(_on_demand_answer(made, over))
         names = list(info.features)
         columns = [column for columns, _ in parts for column in columns]
         statuses = np.concatenate([one for _, one in parts])
@@ -223,12 +235,20 @@ class ShardReader:
         return warming
 
 
-def _on_demand_statuses(
+def _on_demand_answer(
     made: Sequence[pl.Series], inputs: Sequence[NDArray[np.uint8]]
-) -> NDArray[np.uint8]:
-    """Return PRESENT or NULL by value; OUT_OF_RANGE where an input was."""
+) -> tuple[list[pl.Series], NDArray[np.uint8]]:
+    """Return values and statuses: PRESENT or NULL by value; OUT_OF_RANGE where an input was.
+
+    What is out of range has no value, whatever a function makes of nulls.
+    """
+    if any((one == Status.OUT_OF_RANGE).any() for one in inputs):
+        too_old = np.any([(one == Status.OUT_OF_RANGE).any(axis=0) for one in inputs], axis=0)
+        kept = pl.when(pl.Series(~too_old))
+        made = list(pl.select(kept.then(series).alias(series.name) for series in made))
+    else:
+        too_old = np.zeros(len(made[0]), np.bool_)
     null = np.stack([series.is_null().to_numpy() for series in made])
     statuses = np.where(null, Status.NULL, Status.PRESENT).astype(np.uint8)
-    for one in inputs:
-        statuses[:, (one == Status.OUT_OF_RANGE).any(axis=0)] = Status.OUT_OF_RANGE
-    return statuses
+    statuses[:, too_old] = Status.OUT_OF_RANGE
+    return list(made), statuses

@@ -3,48 +3,43 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
-import pyarrow as pa
+import structlog
 
-from headwater.definitions.expression import apply_steps
-from headwater.errors import StateError
-from headwater.flow.exchange import KEY, split, wires_of
+from headwater.flow.evaluate import Run, evaluate
+from headwater.flow.exchange import split, wires_of
 from headwater.flow.pipeline import Tick
 from headwater.kernels.rows import NO_HORIZON
-from headwater.state.events import event_words, positions_of
-from headwater.state.keys import Keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from numpy.typing import NDArray
-
     from headwater.flow.exchange import Header
+    from headwater.flow.history import History
     from headwater.flow.metrics import Metrics
     from headwater.flow.pipeline import Batches
-    from headwater.plan.plan import Plan, ViewPlan
+    from headwater.flow.starts import Start
+    from headwater.plan.plan import Plan
     from headwater.state.memory import Memory
     from headwater.state.shard import Shard
     from headwater_connectors.log.log import Records
 
-__all__ = ["HoleError", "ShardTask"]
+__all__ = ["ShardTask"]
 
-
-class HoleError(StateError):
-    """A stretch of a lane is missing from the exchange."""
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class _Run:
-    """Rows of one binding for one shard, from one source partition."""
+class _Poll:
+    """What one poll brings: lanes as they will be applied by shard, rows to evaluate by binding."""
 
-    shard: Shard
-    partition: int
-    batch: pa.RecordBatch
+    applied: dict[int, dict[str, int]]
+    runs: dict[str, list[Run]] = field(default_factory=lambda: defaultdict(list))
+    newest_us: dict[int, int] = field(default_factory=lambda: defaultdict(lambda: NO_HORIZON))
+    rows: int = 0
 
 
 class ShardTask:
@@ -57,6 +52,8 @@ class ShardTask:
         memory: Memory,
         metrics: Metrics,
         *,
+        history: History,
+        starts: Mapping[str, Start],
         applied: Callable[[int], None],
         checkpoint: Callable[[Tick], None],
     ) -> None:
@@ -64,6 +61,8 @@ class ShardTask:
         self._shards = shards
         self._memory = memory
         self._metrics = metrics
+        self._history = history
+        self._starts = starts
         self._applied = applied
         self._checkpoint = checkpoint
         self._wires = wires_of(plan)
@@ -80,100 +79,75 @@ class ShardTask:
         return ticks
 
     def _apply(self, batches: list[Records]) -> None:
-        runs: dict[str, list[_Run]] = defaultdict(list)
-        applied: dict[int, dict[str, int]] = {}
-        newest: dict[int, int] = defaultdict(lambda: NO_HORIZON)
-        count = 0
+        poll = _Poll(
+            {
+                records.partition: dict(self._shards[records.partition].applied)
+                for records in batches
+            }
+        )
         for records in batches:
-            shard = self._shards[records.partition]
-            lanes = applied.setdefault(records.partition, dict(shard.applied))
-            times = zip(records.values, records.timestamps_us.tolist(), strict=True)
-            for value, arrival_us in times:
-                assert value is not None
-                header, body = split(value)
-                count += header.rows
-                fresh = self._fresh(header, body, lanes)
-                if fresh is not None and fresh.num_rows:
-                    runs[header.binding].append(_Run(shard, header.partition, fresh))
-                    latest = int(fresh.column(2).to_numpy().max())
-                    newest[shard.number] = max(newest[shard.number], min(latest, arrival_us))
+            self._take(records, poll)
         evaluated = [
-            one for binding, found in runs.items() for one in self._evaluate(binding, found)
+            one
+            for binding, runs in poll.runs.items()
+            for one in evaluate(self._views[binding], runs, self._metrics)
         ]
         with self._memory.lock:
-            for shard, view_id, keys, events in evaluated:
-                shard.apply(view_id, keys, events)
+            for one in evaluated:
+                one.apply()
             for records in batches:
                 shard = self._shards[records.partition]
-                shard.applied.update(applied[records.partition])
-                shard.advance(records.next_offset, newest[records.partition])
-        self._applied(count)
+                shard.applied.update(poll.applied[shard.number])
+                shard.advance(records.next_offset, poll.newest_us[shard.number])
+        self._applied(poll.rows)
 
-    def _fresh(
-        self, header: Header, body: memoryview, lanes: dict[str, int]
-    ) -> pa.RecordBatch | None:
-        """Return the rows of a record that are not applied yet (the chain rule)."""
-        wire = self._wires.get(header.binding)
-        if wire is None:
-            return None
-        lane = header.lane
-        done = lanes.get(lane, header.from_offset)
-        if header.to_offset <= done:
-            return None
+    def _take(self, records: Records, poll: _Poll) -> None:
+        """Take in the records of one shard: what they cover, and the rows not applied yet."""
+        shard = self._shards[records.partition]
+        lanes = poll.applied[shard.number]
+        newest_us = poll.newest_us[shard.number]
+        arrivals = records.timestamps_us.tolist()
+        for value, arrival_us in zip(records.values, arrivals, strict=True):
+            assert value is not None
+            header, body = split(value)
+            poll.rows += header.rows
+            if header.binding not in self._wires:
+                continue
+            done = lanes.get(header.lane, self._before(header))
+            if header.to_offset <= done:
+                continue
+            for run in self._chained(shard, header, body, done):
+                poll.runs[header.binding].append(run)
+                latest = int(run.rows.column(2).to_numpy().max())
+                newest_us = max(newest_us, min(latest, arrival_us))
+            lanes[header.lane] = header.to_offset
+        poll.newest_us[shard.number] = newest_us
+
+    def _before(self, header: Header) -> int:
+        """Return the last offset a lane that was never applied need not have: before its start."""
+        start = self._starts[self._wires[header.binding].stream.topic]
+        return start.positions[header.partition] - 1
+
+    def _chained(self, shard: Shard, header: Header, body: memoryview, done: int) -> list[Run]:
+        """Return a record's rows above `done`, and before them those of a hole (chain rule)."""
+        runs = []
         if header.from_offset > done:
-            self._metrics.holes.labels(str(header.partition)).inc()
-            msg = (
-                f"lane {lane}: offsets {done + 1} to {header.from_offset} are missing from the"
-                " exchange;"
-                " remove the state folder to rebuild from the source topic"
-            )
-            raise HoleError(msg)
-        lanes[lane] = header.to_offset
-        if not header.rows:
-            return None
-        batch = wire.decode(body)
-        if header.from_offset < done:
-            offsets = batch.column(1).to_numpy()
-            batch = batch.slice(int(np.searchsorted(offsets, done, side="right")))
-        return batch
+            runs = self._fill(shard, header, (done, header.from_offset))
+        if header.rows:
+            rows = self._wires[header.binding].decode(body)
+            if header.from_offset < done:
+                offsets = rows.column(1).to_numpy()
+                rows = rows.slice(int(np.searchsorted(offsets, done, side="right")))
+            runs.append(Run(shard, header.partition, rows))
+        return [run for run in runs if run.rows.num_rows]
 
-    def _evaluate(
-        self, binding: str, runs: list[_Run]
-    ) -> list[tuple[Shard, str, Keys, NDArray[np.uint64]]]:
-        """Run the row logic of a binding's views once over all runs; cut the result by shard."""
-        table = pa.Table.from_batches([run.batch for run in runs])
-        lengths = np.array([run.batch.num_rows for run in runs])
-        partitions = np.repeat([run.partition for run in runs], lengths)
-        ends = np.cumsum(lengths)
-        keys = Keys.from_arrow(table.column(KEY).combine_chunks())
-        frame = pl.DataFrame(pl.from_arrow(table.drop_columns([KEY])))
-        times = frame["__ts"].to_numpy()
-        positions = positions_of(partitions, frame["__offset"].to_numpy())
-        found = []
-        for view in self._views[binding]:
-            kept, events = self._events(view, frame, times, positions)
-            cuts = [0, *np.searchsorted(kept, ends, side="left").tolist()]
-            kept_keys = keys.take(kept)
-            for run, begin, end in zip(runs, cuts[:-1], cuts[1:], strict=True):
-                if begin < end:
-                    found.append(
-                        (run.shard, view.id, kept_keys.slice(begin, end), events[begin:end])
-                    )
-        return found
-
-    def _events(
-        self,
-        view: ViewPlan,
-        frame: pl.DataFrame,
-        times: NDArray[np.int64],
-        positions: NDArray[np.int64],
-    ) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-        rows, kept, failed = apply_steps(frame, view.steps)
-        outcomes = self._metrics.view_rows
-        if len(failed):
-            outcomes.labels(view.view.name, "failed").inc(len(failed))
-        outcomes.labels(view.view.name, "applied").inc(len(kept))
-        events, unusable = event_words(view.layout, rows, times[kept], positions[kept])
-        if unusable:
-            self._metrics.unusable_values.labels(view.view.name).inc(unusable)
-        return kept, events
+    def _fill(self, shard: Shard, header: Header, stretch: tuple[int, int]) -> list[Run]:
+        self._metrics.holes.labels(str(shard.number)).inc()
+        _log.warning(
+            "exchange_hole_filled", lane=header.lane, after=stretch[0], to=stretch[1],
+            shard=shard.number,
+        )  # fmt: skip
+        history = self._history.rows(header.binding, header.partition, stretch)
+        return [
+            Run(shard, header.partition, rows) for number, rows in history if number == shard.number
+        ]

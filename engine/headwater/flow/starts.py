@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from headwater.flow.answer import RequestError
 from headwater.kernels.rows import NO_HORIZON
 
 if TYPE_CHECKING:
@@ -28,8 +29,11 @@ class Start(msgspec.Struct, frozen=True):
     complete_from_us: int
 
 
-def us_of(moment: datetime) -> int:
-    """Return µs since 1970 of a datetime that has a time zone."""
+def us_of(moment: datetime, what: str = "time") -> int:
+    """Return µs since 1970 of a datetime; raise RequestError if it has no time zone."""
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        msg = f"{what}: {moment!r} is no datetime with a time zone; write tzinfo=datetime.UTC"
+        raise RequestError(msg)
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 

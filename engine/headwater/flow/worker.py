@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from headwater.flow.archive_task import ArchiveTask
 from headwater.flow.checkpoints import Checkpoints
+from headwater.flow.evaluate import Run, evaluate
 from headwater.flow.exchange import EXCHANGE_TOPIC, lane_of
+from headwater.flow.history import History
 from headwater.flow.ingest import Ingest
 from headwater.flow.metrics import Metrics
 from headwater.flow.pipeline import LogSource, Pipeline
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
 
     from headwater.flow.settings import WorkerSettings
     from headwater.flow.starts import Start
-    from headwater.plan.plan import Plan
+    from headwater.plan.plan import Plan, ViewPlan
     from headwater.state.store import Stores
     from headwater_connectors.archive.archive import Archive
     from headwater_connectors.log.log import Log, Topic
@@ -53,18 +57,7 @@ class Worker:
         self.memory = Memory(settings.memory_budget_bytes)
         self.exchange = f"{settings.namespace}.{EXCHANGE_TOPIC}"
         log.create_topic(self.exchange, partitions=settings.shards, append_time=True)
-        self.shards = {
-            number: Shard(
-                plan,
-                self.memory,
-                namespace=settings.namespace,
-                number=number,
-                shards=settings.shards,
-                read_back_us=settings.read_back_us,
-                stores=stores,
-            )
-            for number in range(settings.shards)
-        }
+        self.shards = self._open_shards(stores)
         self.checkpoints = Checkpoints(
             self.shards,
             self.memory,
@@ -84,6 +77,54 @@ class Worker:
         self.archive_tasks: dict[str, ArchiveTask] = {}
         self._producer = log.producer()
         self._backlog = 0
+        self._history = History(plan, log, settings.shards)
+        self._build_new_views()
+
+    def _open_shards(self, stores: Stores) -> dict[int, Shard]:
+        """Open every shard, or none: one that is refused leaves no other's folder locked."""
+        opened: dict[int, Shard] = {}
+        try:
+            for number in range(self.settings.shards):
+                opened[number] = Shard(
+                    self.plan,
+                    self.memory,
+                    namespace=self.settings.namespace,
+                    number=number,
+                    shards=self.settings.shards,
+                    read_back_us=self.settings.read_back_us,
+                    stores=stores,
+                )
+        except BaseException:
+            for shard in opened.values():
+                shard.close()
+            raise
+        return opened
+
+    def _build_new_views(self) -> None:
+        """Give views that a shard's state has never seen their past, up to what it has applied."""
+        for view in self.plan.views.values():
+            shards = [shard for shard in self.shards.values() if view.id in shard.unbuilt]
+            topic_id = self.starts[view.stream.topic].topic_id
+            for partition, start in self.starts[view.stream.topic].positions.items():
+                lane = lane_of(topic_id, view.binding.id, partition)
+                upto = {shard.number: shard.applied.get(lane, start - 1) for shard in shards}
+                stretch = (start - 1, max(upto.values(), default=start - 1))
+                self._build(view, partition, stretch, upto)
+            for shard in shards:
+                shard.unbuilt.discard(view.id)
+
+    def _build(
+        self, view: ViewPlan, partition: int, stretch: tuple[int, int], upto: dict[int, int]
+    ) -> None:
+        for number, rows in self._history.rows(view.binding.id, partition, stretch):
+            offsets = rows.column(1).to_numpy()
+            known = int(np.searchsorted(offsets, upto.get(number, -1), side="right"))
+            if known:
+                run = Run(self.shards[number], partition, rows.slice(0, known))
+                with self.memory.lock:
+                    for one in evaluate([view], [run], self.metrics):
+                        one.apply()
+            self.checkpoints.relieve()
 
     def pipelines(self) -> tuple[tuple[Pipeline, ...], ...]:
         """Return the pipelines, in groups that may each have a thread: sources, shards."""
@@ -149,14 +190,18 @@ class Worker:
 
     def _shard_pipeline(self) -> Pipeline:
         consumer = self.log.consumer(f"{self.settings.namespace}.shards")
-        consumer.assign(
-            self.exchange, {number: shard.next_offset for number, shard in self.shards.items()}
-        )
+        # A shard whose state is older than the exchange goes on where that begins: the chain rule
+        # finds the hole and history fills it.
+        first = self.log.start_offsets(self.exchange)
+        positions = {n: max(shard.next_offset, first[n]) for n, shard in self.shards.items()}
+        consumer.assign(self.exchange, positions)
         task = ShardTask(
             self.plan,
             self.shards,
             self.memory,
             self.metrics,
+            history=self._history,
+            starts=self.starts,
             applied=self._applied,
             checkpoint=self.checkpoints,
         )

@@ -31,7 +31,15 @@ if TYPE_CHECKING:
     from headwater.plan.plan import Plan, ViewPlan
     from headwater_connectors.log.log import Log
 
-__all__ = ["BEFORE", "NEVER", "ExchangeOrder", "ForgottenError", "offsets_matrix", "recompute"]
+__all__ = [
+    "BEFORE",
+    "NEVER",
+    "ExchangeOrder",
+    "ForgottenError",
+    "Served",
+    "offsets_matrix",
+    "recompute",
+]
 
 # Exchange offsets of events older than the exchange, and of events that are not on it.
 BEFORE = -1
@@ -42,6 +50,19 @@ _POLL_RECORDS = 16_384
 
 class ForgottenError(HeadwaterError):
     """An answer whose exchange records are gone, or that names no offset for a shard it touched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Vectors as they were asked for and answered.
+
+    `inputs` has the join keys and request inputs of n vectors, `times` (n, µs) their read times and
+    `exchange_offsets` (n, shards) what their answers name, −1 for a shard not named.
+    """
+
+    inputs: pl.DataFrame
+    times: NDArray[np.int64]
+    exchange_offsets: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,35 +149,32 @@ def offsets_matrix(
 def recompute(
     plan: Plan,
     service: str,
-    rows: pl.DataFrame,
-    times: NDArray[np.int64],
-    offsets: NDArray[np.int64],
+    served: Served,
     *,
     source: EventSource,
     order: ExchangeOrder,
     topic_ids: Mapping[str, str],
     advance: Callable[[int], None] = lambda _events: None,
 ) -> pl.DataFrame:
-    """Return a service's features as they must have been served.
+    """Return a service's features as they must have been served, one row a vector.
 
-    `rows` has the join keys and request inputs of n vectors, `times` (n, µs) their read times and
-    `offsets` (n, shards) the exchange offsets their answers name, −1 for a shard not named. Every
-    vector is computed from the events that its shard had applied by then and from no other, by
-    the kernels that serve. Raises ForgottenError where that can't be known any more.
+    Each is computed from the events that its shards had applied by then and from no other, by the
+    kernels that serve. `topic_ids` are those of the streams the vectors were served from; `advance`
+    is told of each batch of events. Raises ForgottenError where the exchange can't tell any more.
     """
     found = plan.service(service)
     values = {}
     for view in found.views:
-        keys = canonical_keys(rows.select(view.entity.key), view.entity.key)
+        keys = canonical_keys(served.inputs.select(view.entity.key), view.entity.key)
         shards = np.empty(len(keys), np.int32)
         shard_of(keys.hashes, order.shards, shards)
-        seen = offsets[np.arange(len(keys)), shards]
+        seen = served.exchange_offsets[np.arange(len(keys)), shards]
         _check(view, shards, seen, order, keys.valid)
         sight = Sight(seen, _visible(view, topic_ids[view.stream.topic], order), ages=False)
         events = source.rows(view.stream)
-        got = view_values(view, keys, times, sight, source, events=events, advance=advance)
+        got = view_values(view, keys, served.times, sight, source, events=events, advance=advance)
         values[view.view.name] = feature_columns(view.layout, view.feature_names, got)
-    return pl.DataFrame(service_columns(found, rows, values))
+    return pl.DataFrame(service_columns(found, served.inputs, values))
 
 
 def _visible(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
 from headwater.definitions.duration import format_duration
 from headwater.definitions.expression import step_text
 from headwater.definitions.on_demand import OnDemand
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    import polars as pl
 
     from headwater.plan.plan import Plan, ServicePlan, ViewPlan
 
@@ -94,7 +94,7 @@ def _tile_bytes(view: ViewPlan) -> int:
 
 
 def plan_text(plan: Plan, *, details: bool = True) -> str:
-    """Return the plan as lines of text; without `details` one line for each stream, view, service."""
+    """Return the plan as text; without `details` a line for each stream, view and service."""
     lines: list[str] = []
     for name in plan.streams:
         lines += _stream_lines(plan, name, details=details)

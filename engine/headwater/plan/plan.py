@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from headwater.definitions.service import Service
 from headwater.definitions.view import View
 from headwater.errors import DefinitionError, NotFoundError, did_you_mean
+from headwater.plan.describe import plan_text
 from headwater.plan.fingerprint import canonical_on_demand, canonical_view, fingerprint
 from headwater.plan.layout import Layout, layout_of
 from headwater.plan.stamp import Stamp, engine_stamp
@@ -90,7 +92,7 @@ class ServicePlan:
     revision: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Plan:
     """Everything a worker needs to know of the definitions."""
 
@@ -99,6 +101,13 @@ class Plan:
     views: Mapping[str, ViewPlan]
     services: Mapping[str, ServicePlan]
     stamp: Stamp
+
+    def __repr__(self) -> str:
+        """Spell the plan so that a person can follow it."""
+        return plan_text(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(plan_text(self))}</pre>"
 
     def service(self, name: str) -> ServicePlan:
         """Return a service by name; raise NotFoundError with the closest one."""

@@ -55,6 +55,7 @@ class Shard:
         self.shards = shards
         self.read_back_us = read_back_us
         self.groups = {one.id: Group(one, memory) for one in plan.views.values()}
+        self.unbuilt: set[str] = set()
         self.applied: dict[str, int] = {}
         self.next_offset = 0
         self.newest_us = NO_HORIZON
@@ -65,13 +66,21 @@ class Shard:
         self._stores = stores
         self._store: Store | None = None
         if stores.exists(number):
-            self._resume()
+            try:
+                self._resume()
+            except BaseException:
+                self.close()
+                raise
 
     def _resume(self) -> None:
         mark = self.store.mark()
         if mark is None:
             return
         self._check(mark)
+        # Views this state has never seen: their rows come from history, from the start.
+        self.unbuilt = {view_id for view_id in self.groups if view_id not in mark.views}
+        for view_id in self.unbuilt:
+            self.store.delete_view(view_id)
         self.applied = dict(mark.applied)
         self.next_offset = mark.next_offset
         self.horizon_us = mark.horizon_us
@@ -104,17 +113,9 @@ class Shard:
                 name, version = view_id.split("@")
                 msg = (
                     f'view "{name}" version {version} has changed since {where} was written; undo'
-                    " the"
-                    f" change or register it as version={int(version) + 1}"
+                    f" the change or give it version={int(version) + 1}"
                 )
                 raise StateError(msg)
-        new = sorted(set(now) - set(mark.views))
-        if new:
-            msg = (
-                f"{where} has no state of {', '.join(new)}; use a new folder to build it from the"
-                " start"
-            )
-            raise StateError(msg)
 
     @property
     def store(self) -> Store:
@@ -173,7 +174,11 @@ class Shard:
             next_offset=self.next_offset,
             applied=dict(self.applied),
             horizon_us=self.horizon_us,
-            views={one.id: one.fingerprint for one in self.plan.views.values()},
+            views={
+                one.id: one.fingerprint
+                for one in self.plan.views.values()
+                if one.id not in self.unbuilt
+            },
         )
         rows: list[tuple[str, object]] = []
         for view_id, group in self.groups.items():

@@ -108,6 +108,10 @@ class Store:
         self._db.write(batch, self._options)
         return size
 
+    def delete_view(self, view_id: str) -> None:
+        """Remove every row of a view."""
+        self._db.delete_range(_prefix(view_id), view_id.encode() + b"\x01")
+
     def flush(self) -> None:
         """Make every checkpoint written so far durable."""
         self._db.flush()

@@ -128,7 +128,7 @@ def comparisons(row: pl.LazyFrame) -> pl.LazyFrame:
         plane_vs_route=pl.col("plane_mean_24h") - pl.col("route_mean_30d"),
         route_late_share=pl.col("route_late_30d") / pl.col("route_n_30d"),
         airport_trend=pl.col("airport_mean_1h") - pl.col("airport_mean_24h"),
-        plane_knots_late=pl.col("distance") / (pl.col("plane_worst_24h").abs() + 60.0),
+        slack=pl.col("distance") - 8.0 * pl.col("plane_last_24h"),
         evening=pl.col("hour") >= 17,
     )
 

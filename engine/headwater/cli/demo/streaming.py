@@ -6,14 +6,14 @@ import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import polars as pl
 
 from headwater.cli.demo.compare import compare
 from headwater.flow.exchange import lane_of
-from headwater.offline.recompute import ExchangeOrder, offsets_matrix, recompute
+from headwater.offline.recompute import ExchangeOrder, Served, offsets_matrix, recompute
 from headwater.offline.sources import LogEvents
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ __all__ = ["INPUTS", "SERVICE", "Fetched", "Fetcher", "compare_in_between", "str
 SERVICE = "delay_model"
 INPUTS = ("tailnum", "origin", "dest", "distance", "hour")
 
-_ROWS_A_FETCH = 48
+_ROWS_A_FETCH = 24
 _FETCHES_MAX = 2_000
 _PAUSE_S = 0.01
 _PAST_US = 7 * 86_400_000_000
@@ -63,7 +63,7 @@ class Fetcher:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="demo-fetch", daemon=True)
 
-    def __enter__(self) -> Fetcher:
+    def __enter__(self) -> Self:
         """Start fetching."""
         self._thread.start()
         return self
@@ -107,7 +107,7 @@ def stream(
     seed: int,
     progress: Callable[[int], None],
 ) -> tuple[float, list[Fetched]]:
-    """Push every event while vectors are fetched; return the seconds to settled, and the answers."""
+    """Push every event while vectors are fetched; return the seconds to settled and the answers."""
     pushed = 0
     began = time.perf_counter()
     with Fetcher(client, year.flights, lambda: int(arrivals.newest_us[pushed]), seed) as fetcher:
@@ -150,15 +150,16 @@ def compare_in_between(store: LocalStore, fetched: list[Fetched], count: Compare
     worker = store.worker
     order = ExchangeOrder.read(store.log, worker.exchange)
     heights = [one.inputs.height for one in fetched]
+    answers = [(one.exchange_offsets, rows) for one, rows in zip(fetched, heights, strict=True)]
+    served = Served(
+        pl.concat([one.inputs for one in fetched]),
+        np.repeat(np.array([one.t_us for one in fetched], np.int64), heights),
+        offsets_matrix(answers, order.shards),
+    )
     again = recompute(
         store.plan,
         SERVICE,
-        pl.concat([one.inputs for one in fetched]),
-        np.repeat(np.array([one.t_us for one in fetched], np.int64), heights),
-        offsets_matrix(
-            [(one.exchange_offsets, rows) for one, rows in zip(fetched, heights, strict=True)],
-            order.shards,
-        ),
+        served,
         source=LogEvents(store.log, worker.starts),
         order=order,
         topic_ids={name: store.log.topic(name).id for name in store.plan.streams},

@@ -1,0 +1,90 @@
+"""Evaluation: a binding's rows through the row logic of its views, cut by shard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from headwater.definitions.expression import apply_steps
+from headwater.flow.exchange import KEY
+from headwater.state.events import event_words, positions_of
+from headwater.state.keys import Keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from headwater.flow.metrics import Metrics
+    from headwater.plan.plan import ViewPlan
+    from headwater.state.shard import Shard
+
+__all__ = ["Evaluated", "Run", "evaluate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Rows of one binding for one shard, from one source partition, by offset."""
+
+    shard: Shard
+    partition: int
+    rows: pa.RecordBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """Events of one view for one shard: keys (n) and event words (n, event words)."""
+
+    shard: Shard
+    view_id: str
+    keys: Keys
+    events: NDArray[np.uint64]
+
+    def apply(self) -> None:
+        """Fold the events into the shard; the caller holds the memory's lock."""
+        self.shard.apply(self.view_id, self.keys, self.events)
+
+
+def evaluate(views: Iterable[ViewPlan], runs: Sequence[Run], metrics: Metrics) -> list[Evaluated]:
+    """Run the row logic of each view once over all runs; a view's runs stay in their order."""
+    table = pa.Table.from_batches([run.rows for run in runs])
+    lengths = np.array([run.rows.num_rows for run in runs])
+    partitions = np.repeat([run.partition for run in runs], lengths)
+    keys = Keys.from_arrow(table.column(KEY).combine_chunks())
+    frame = pl.DataFrame(pl.from_arrow(table.drop_columns([KEY])))
+    times = frame["__ts"].to_numpy()
+    positions = positions_of(partitions, frame["__offset"].to_numpy())
+    found = []
+    for view in views:
+        kept, events = _events(view, frame, times, positions, metrics)
+        cuts = [0, *np.searchsorted(kept, np.cumsum(lengths), side="left").tolist()]
+        kept_keys = keys.take(kept)
+        found += [
+            Evaluated(run.shard, view.id, kept_keys.slice(begin, end), events[begin:end])
+            for run, (begin, end) in zip(runs, pairwise(cuts), strict=True)
+            if begin < end
+        ]
+    return found
+
+
+def _events(
+    view: ViewPlan,
+    frame: pl.DataFrame,
+    times: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    metrics: Metrics,
+) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    rows, kept, failed = apply_steps(frame, view.steps)
+    outcomes = metrics.view_rows
+    if len(failed):
+        outcomes.labels(view.view.name, "failed").inc(len(failed))
+    outcomes.labels(view.view.name, "applied").inc(len(kept))
+    events, unusable = event_words(view.layout, rows, times[kept], positions[kept])
+    if unusable:
+        metrics.unusable_values.labels(view.view.name).inc(unusable)
+    return kept, events
