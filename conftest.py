@@ -20,6 +20,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,7 +178,17 @@ def _headwater_problem(arguments: list[str]) -> str | None:
     return None
 
 
-_evaluate = PythonEvaluator()
+_python = PythonEvaluator()
+
+
+def _evaluate(example: Example) -> str | None:
+    """Run a block; Sybil can't show an exception that was raised from another, so this does."""
+    try:
+        return _python(example)
+    except Exception:  # noqa: BLE001 - whatever a page's example raises is its failure
+        return traceback.format_exc()
+
+
 # Blocks that begin with >>> are checked against the output they show.
 _python_blocks = PythonCodeBlockParser()
 _python_blocks.codeblock_parser = CodeBlockParser("python", _run_python)

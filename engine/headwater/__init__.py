@@ -29,6 +29,8 @@ if TYPE_CHECKING:
         NotFoundError,
         StateError,
     )
+    from headwater.flow.answer import RequestError, Status
+    from headwater.flow.settings import WorkerSettings
     from headwater.local_store import local
     from headwater.remote_store import connect
 
@@ -39,7 +41,10 @@ __all__ = [
     "DefinitionError",
     "HeadwaterError",
     "NotFoundError",
+    "RequestError",
     "StateError",
+    "Status",
+    "WorkerSettings",
     "connect",
     "count",
     "entity",
@@ -65,6 +70,9 @@ __all__ = [
 _HOMES = {
     "ConfigError": ("errors", "ConfigError"),
     "DefinitionError": ("errors", "DefinitionError"),
+    "RequestError": ("flow.answer", "RequestError"),
+    "Status": ("flow.answer", "Status"),
+    "WorkerSettings": ("flow.settings", "WorkerSettings"),
     "HeadwaterError": ("errors", "HeadwaterError"),
     "NotFoundError": ("errors", "NotFoundError"),
     "StateError": ("errors", "StateError"),

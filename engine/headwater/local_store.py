@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import polars as pl
 
-from headwater.errors import HeadwaterError, NotFoundError, did_you_mean
+from headwater.definitions.service import Service
+from headwater.definitions.view import View
+from headwater.errors import DefinitionError, HeadwaterError, NotFoundError, did_you_mean
 from headwater.flow import plain_driver
+from headwater.flow.dead_letter_frame import dead_letter_frame
+from headwater.flow.events import json_records
 from headwater.flow.local_folder import LocalFolder
 from headwater.flow.settings import WorkerSettings
 from headwater.flow.starts import Start, resolve_start, us_of
@@ -31,8 +35,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
-    from headwater.definitions.service import Service
-    from headwater.definitions.view import View
+    from headwater.definitions.stream import Stream
     from headwater.flow.answer import Answer, ServiceInfo
     from headwater.offline.sources import EventSource
     from headwater.plan.plan import Plan
@@ -48,7 +51,7 @@ def _clock_us() -> int:
 
 
 def local(
-    parts: Sequence[Service | View],
+    parts: Service | View | Sequence[Service | View],
     *,
     path: str | Path | None = None,
     partitions: int = 1,
@@ -64,7 +67,11 @@ def local(
     StateError for one that doesn't fit these definitions.
     """
     chosen = settings or WorkerSettings(namespace="local", shards=4, read_back_us=None)
-    return LocalStore(compile_plan(parts), path, partitions, chosen, driver, clock)
+    listed = [parts] if isinstance(parts, Service | View) else list(parts)
+    if not listed:
+        msg = "hw.local: nothing to serve; list services or views, e.g. hw.local([my_service])"
+        raise DefinitionError(msg)
+    return LocalStore(compile_plan(listed), path, partitions, chosen, driver, clock)
 
 
 class LocalStore:
@@ -158,15 +165,19 @@ class LocalStore:
     def push(
         self,
         topic: str,
-        rows: pl.DataFrame | Sequence[Mapping[str, Any]],
+        rows: pl.DataFrame | pl.LazyFrame | Sequence[Mapping[str, Any]],
         *,
         arrival: datetime | None = None,
     ) -> None:
         """Append rows to a stream as JSON events; `arrival` is their timestamp (default: now).
 
-        Raises NotFoundError for a stream no view uses. Rows that can't be events end up in the
-        topic's dead letters, as they would in production.
+        Raises NotFoundError for a stream no view uses and RequestError for rows without its event
+        time. Single rows that can't be events end up in the topic's dead letters.
         """
+        records = json_records(self._stream(topic), rows)
+        self.push_bytes(topic, records, arrival=arrival)
+
+    def _stream(self, topic: str) -> Stream:
         self._check()
         if topic not in self.plan.streams:
             known = ", ".join(sorted(self.plan.streams))
@@ -175,10 +186,7 @@ class LocalStore:
                 f" {known}).{did_you_mean(topic, self.plan.streams)}"
             )
             raise NotFoundError(msg)
-        frame = (
-            rows if isinstance(rows, pl.DataFrame) else pl.DataFrame(rows, infer_schema_length=None)
-        )
-        self.push_bytes(topic, frame.write_ndjson().encode().splitlines(), arrival=arrival)
+        return self.plan.streams[topic]
 
     def push_bytes(
         self, topic: str, values: Sequence[bytes], *, arrival: datetime | None = None
@@ -198,6 +206,10 @@ class LocalStore:
         finally:
             producer.close()
 
+    def dead_letters(self, topic: str) -> pl.DataFrame:
+        """Return what of a stream could not be a row: where it was, why, and its bytes."""
+        return dead_letter_frame(self.log, self._stream(topic).topic)
+
     def settle(self, timeout_s: float = 120.0) -> None:
         """Wait until everything pushed so far can be read; raise what stopped a task, if any."""
         self._check()
@@ -215,19 +227,27 @@ class LocalStore:
         """The worker, with its shards, metrics and reader."""
         return self._worker
 
-    def online(self, service: str, *, at: datetime | None = None, **inputs: object) -> pl.DataFrame:
-        """Return a service's features, one row per value given, as a frame.
+    def online(
+        self, service: str | Sequence[str], *, at: datetime | None = None, **inputs: object
+    ) -> pl.DataFrame:
+        """Return the features of a service, or listed features, as a frame: a row per value given.
 
         Entities and request inputs are keywords; `at` is the read time (default: now).
         """
         return self.answer(service, at=at, **inputs).values
 
-    def answer(self, service: str, *, at: datetime | None = None, **inputs: object) -> Answer:
-        """Return a service's features with statuses, read time and exchange offsets."""
+    def answer(
+        self, service: str | Sequence[str], *, at: datetime | None = None, **inputs: object
+    ) -> Answer:
+        """Return features with statuses, read time and exchange offsets."""
         self._check()
-        info = self._worker.reader.describe(service)
+        reader = self._worker.reader
+        if isinstance(service, str):
+            info = reader.describe(service)
+        else:
+            info = reader.describe_features(service)
         frame = pl.DataFrame(input_columns(info, _columns_of(info, inputs)))
-        return self._worker.reader.read(info, frame, None if at is None else us_of(at, "at"))
+        return reader.read(info, frame, None if at is None else us_of(at, "at"))
 
     def training_set(
         self,
@@ -286,6 +306,8 @@ class LocalStore:
         try:
             if self._error is None:
                 self._worker.close()
+            else:
+                self._worker.abandon()
         finally:
             for pipeline in self._pipelines:
                 pipeline.source.close()

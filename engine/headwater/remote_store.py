@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 from headwater_serving.client import connect as connect_client
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
     from types import TracebackType
 
@@ -29,11 +30,15 @@ class RemoteStore:
     def __init__(self, client: Client) -> None:
         self.client = client
 
-    def online(self, service: str, *, at: datetime | None = None, **inputs: object) -> pl.DataFrame:
-        """Return a service's features, one row per value given, as a frame."""
+    def online(
+        self, service: str | Sequence[str], *, at: datetime | None = None, **inputs: object
+    ) -> pl.DataFrame:
+        """Return the features of a service, or listed features, as a frame: a row per value."""
         return self.answer(service, at=at, **inputs).to_polars()
 
-    def answer(self, service: str, *, at: datetime | None = None, **inputs: object) -> Vectors:
+    def answer(
+        self, service: str | Sequence[str], *, at: datetime | None = None, **inputs: object
+    ) -> Vectors:
         """Return a service's features with statuses, read time and exchange offsets."""
         return self.client.online(service, at=at, **inputs)
 

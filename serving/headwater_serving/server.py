@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
 
 import grpc
-import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from headwater.errors import ConfigError
+from headwater.logs import get_logger
 from headwater_proto.v1 import serving_pb2, serving_pb2_grpc
 from headwater_serving.options import ServerOptions
 from headwater_serving.servicer import FeatureServicer
@@ -27,7 +27,7 @@ __all__ = ["SERVICE_NAME", "Server"]
 
 SERVICE_NAME: str = serving_pb2.DESCRIPTOR.services_by_name["FeatureService"].full_name
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 _DRAIN_S = 5.0
 _PORT_MAX = 65_535
 

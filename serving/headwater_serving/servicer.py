@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import grpc
 import polars as pl
-import structlog
 
 from headwater.errors import HeadwaterError
 from headwater.flow.answer import RequestError
+from headwater.logs import get_logger
 from headwater_proto.v1 import serving_pb2, serving_pb2_grpc
 from headwater_serving.codes import (
     ERROR_METADATA_KEY,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FeatureServicer"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 _REASON_CHARS_MAX = 500
 
 

@@ -113,7 +113,7 @@ def test_an_empty_store_has_empty_windows(spine: pl.DataFrame) -> None:
         store.settle()
         assert ask(store) == EMPTY
         made = store.training_set("clicks_of", spine, time="t").collect()
-        assert made.select(EMPTY).rows() == [tuple(EMPTY.values())] * 3
+        assert made.select(*EMPTY).rows() == [tuple(EMPTY.values())] * 3
         store.push("clicks", [])
         store.settle()
 

@@ -68,7 +68,6 @@ LOGIC: dict[str, dict[str, Any]] = {
     "ddof": {"aggregates": {"n": hw.count(), "mean": hw.var("x", ddof=0), "b": hw.sum("big")}},
     "entity": {"entity": hw.entity("customer", key="user")},
     "key": {"entity": hw.entity("user", key="shop")},
-    "another column for the key": {"entity": hw.entity("user", key="id"), "on": "shop"},
     "topic": {"stream": stream_of(topic="orders2")},
     "unit of time": {"stream": stream_of(event_time=hw.epoch("at", "s"))},
     "type of a column": {"stream": stream_of(schema={**SCHEMA, "x": pl.Float32})},
@@ -166,6 +165,10 @@ def test_a_revision_changes_with_anything_a_service_answers() -> None:
     assert revision_of(services_of(factor=3.0)) != base
     assert revision_of(services_of(view=view_of(filter=pl.col("x") > 1))) != base
     assert revision_of(services_of(view=view_of(version=2))) != base
+    # The state is the same; what a request must name isn't.
+    renamed = view_of(entity=hw.entity("user", key="id"), on="user")
+    assert fingerprint_of(renamed) == fingerprint_of(view_of())
+    assert revision_of(services_of(view=renamed)) != base
     assert revision_of(hw.service("spending", [view_of()])) != base
 
 

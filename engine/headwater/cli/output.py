@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["progress_bars", "quiet_logs", "write_json", "write_text"]
+__all__ = ["progress_bars", "write_json", "write_text"]
 
 
 def write_text(text: str) -> None:
@@ -22,16 +21,6 @@ def write_text(text: str) -> None:
 def write_json(found: object) -> None:
     """Write one JSON document, on one line, to stdout."""
     write_text(json.dumps(found))
-
-
-def quiet_logs() -> None:
-    """Send logs to stderr, warnings and errors only."""
-    import structlog
-
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 def progress_bars() -> Progress:

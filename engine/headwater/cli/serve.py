@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import headwater as hw
 from headwater.cli.definitions_file import load_definitions
-from headwater.cli.output import quiet_logs, write_text
+from headwater.cli.output import write_text
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -34,7 +34,6 @@ def serve(file: str, /, *, path: Path, host: str = "127.0.0.1", port: int = 6566
     port
         The port to listen on; 0 takes a free one.
     """
-    quiet_logs()
     parts = load_definitions(file)
     stop = threading.Event()
     got: list[int] = []

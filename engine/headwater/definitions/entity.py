@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import polars as pl
 
 from headwater.definitions.name import checked_name
 from headwater.errors import DefinitionError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import polars as pl
 
 __all__ = ["Entity", "entity"]
 
@@ -38,9 +35,10 @@ def entity(
 ) -> Entity:
     """Return an entity; `key` is its column or columns, in an order that is part of it."""
     checked_name(name, "entity")
-    columns = (key,) if isinstance(key, str) else tuple(key)
-    if not columns or len(set(columns)) != len(columns):
-        msg = f'entity "{name}": key {list(columns)} must name one or more different columns'
+    columns = (key,) if isinstance(key, str) else tuple(key) if isinstance(key, Sequence) else ()
+    texts = all(isinstance(column, str) for column in columns)
+    if not columns or not texts or len(set(columns)) != len(columns):
+        msg = f'entity "{name}": key {key!r} must name one or more different columns'
         raise DefinitionError(msg)
     dtypes = None
     if dtype is not None:
@@ -50,9 +48,13 @@ def entity(
                 f'entity "{name}": {len(columns)} key columns but {len(given)} types; give one each'
             )
             raise DefinitionError(msg)
-        dtypes = tuple(_instance(one) for one in given)
+        dtypes = tuple(_instance(one, name) for one in given)
     return Entity(name, columns, dtypes, description)
 
 
-def _instance(dtype: object) -> pl.DataType:
-    return dtype() if isinstance(dtype, type) else dtype  # type: ignore[return-value]
+def _instance(dtype: object, name: str) -> pl.DataType:
+    found = dtype() if isinstance(dtype, type) else dtype
+    if not isinstance(found, pl.DataType):
+        msg = f'entity "{name}": {dtype!r} is not a Polars type such as pl.String'
+        raise DefinitionError(msg)
+    return found

@@ -65,6 +65,9 @@ def event_time_of(
 ) -> EventTime:
     """Return the checked event time of a stream; a bare name is a datetime or RFC 3339 column."""
     found = EventTime(event_time) if isinstance(event_time, str) else event_time
+    if not isinstance(found, EventTime):
+        msg = f'{where}, event_time: {event_time!r} is neither a column name nor hw.epoch("column")'
+        raise DefinitionError(msg)
     if found.column not in schema:
         hint = did_you_mean(found.column, schema)
         msg = f'{where}, event_time: no column "{found.column}" in the schema.{hint}'

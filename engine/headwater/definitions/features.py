@@ -50,10 +50,13 @@ class Windowed:
     grouped: Grouped
     windows: tuple[Window, ...]
 
-    def agg(self, **aggregates: Aggregate) -> Features:
+    def agg(self, *unnamed: Aggregate, **aggregates: Aggregate) -> Features:
         """Name the aggregates; each is computed over each window as `name_window`."""
         rows = self.grouped.rows
         where = f'stream "{rows.stream.topic}", agg'
+        if unnamed:
+            msg = f"{where}: {unnamed[0]} has no name; write e.g. agg(n=hw.count())"
+            raise DefinitionError(msg)
         if not aggregates:
             msg = f"{where}: names no aggregate; write e.g. agg(n=hw.count())"
             raise DefinitionError(msg)
@@ -61,10 +64,10 @@ class Windowed:
         for name, aggregate in aggregates.items():
             checked_name(name, f"{where}: feature")
             if not isinstance(aggregate, Aggregate):
-                msg = (
-                    f"{where}: {name}={aggregate!r} is not an aggregate; write e.g."
-                    ' hw.mean("column")'
-                )
+                missing_call = isinstance(aggregate, type) and issubclass(aggregate, Aggregate)
+                given = f"hw.{aggregate.kind}" if missing_call else repr(aggregate)
+                cure = f"{given}(...)" if missing_call else 'hw.mean("column")'
+                msg = f"{where}: {name}={given} is not an aggregate; write e.g. {cure}"
                 raise DefinitionError(msg)
             if aggregate.column is not None and aggregate.column not in rows.schema:
                 hint = did_you_mean(aggregate.column, rows.schema)
@@ -72,7 +75,7 @@ class Windowed:
                 raise DefinitionError(msg)
             dtype = aggregate.output_dtype(rows.schema)
             features += [Feature(f"{name}_{w.name}", aggregate, w, dtype) for w in self.windows]
-        names = [feature.name for feature in features]
+        names = [checked_name(feature.name, f"{where}: feature") for feature in features]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             msg = f"{where}: feature {twice[0]} is defined twice; rename an aggregate or a window"
@@ -87,6 +90,14 @@ class Grouped:
     rows: Rows
     entity: Entity
     on: tuple[str, ...]
+
+    def agg(self, **_aggregates: Aggregate) -> Features:
+        """Refuse to aggregate before windows are chosen."""
+        msg = (
+            f'stream "{self.rows.stream.topic}", agg: choose windows first, e.g.'
+            ' .window("1h", "lifetime").agg(...)'
+        )
+        raise DefinitionError(msg)
 
     def window(
         self,

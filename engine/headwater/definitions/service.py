@@ -62,11 +62,16 @@ class Service:
 
 
 def service(
-    name: str, parts: Sequence[View | OnDemand], *, owner: str = "", description: str = ""
+    name: str,
+    parts: View | OnDemand | Sequence[View | OnDemand],
+    *,
+    owner: str = "",
+    description: str = "",
 ) -> Service:
     """Return a feature service of views and on-demand functions."""
     checked_name(name, "service")
     where = f'service "{name}"'
+    parts = [parts] if isinstance(parts, View | OnDemand) else list(parts)
     if not parts:
         msg = f"{where}: is empty; list at least one view"
         raise DefinitionError(msg)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from headwater.definitions.duration import duration_us
+from headwater.definitions.entity import Entity
 from headwater.definitions.event_time import EventTime, event_time_of
 from headwater.definitions.expression import Filter, WithColumns, check_row_wise
 from headwater.definitions.features import Grouped
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime, timedelta
 
-    from headwater.definitions.entity import Entity
     from headwater.definitions.expression import Step
 
 __all__ = ["Rows", "Stream", "stream"]
@@ -103,12 +103,19 @@ class Rows:
             if [column for column, _ in columns].count(name) > 1:
                 msg = f'{where}: "{name}" is defined twice; give the columns different names'
                 raise DefinitionError(msg)
+            _check_column(name, where)
             schema[name] = check_row_wise(expr, self.schema, f'{where} "{name}"')
         step = WithColumns(tuple(columns))
         return replace(self, steps=(*self.steps, step), schema=MappingProxyType(schema))
 
     def group_by(self, entity: Entity, *, on: str | list[str] | None = None) -> Grouped:
         """Group by an entity; `on` names the columns where they differ from the entity's key."""
+        if not isinstance(entity, Entity):
+            msg = (
+                f'stream "{self.stream.topic}", group_by: {entity!r} is not an entity;'
+                ' write group_by(hw.entity("name", key="column"))'
+            )
+            raise DefinitionError(msg)
         where = f'stream "{self.stream.topic}", group_by("{entity.name}")'
         columns = entity.key if on is None else (on,) if isinstance(on, str) else tuple(on)
         if len(columns) != len(entity.key):
@@ -203,6 +210,7 @@ def _instance(name: str, dtype: object, where: str) -> pl.DataType:
     if not isinstance(found, pl.DataType):
         msg = f'{where}, column "{name}": {dtype!r} is not a Polars type such as pl.Float64'
         raise DefinitionError(msg)
+    _check_column(name, where)
     if name == "*" or (name.startswith("^") and name.endswith("$")):
         msg = f"{where}, column {name!r}: Polars takes this name for a pattern; rename it"
         raise DefinitionError(msg)
@@ -213,6 +221,12 @@ def _instance(name: str, dtype: object, where: str) -> pl.DataType:
         )
         raise DefinitionError(msg)
     return found
+
+
+def _check_column(name: str, where: str) -> None:
+    if name.startswith("__"):
+        msg = f'{where}: column "{name}": names that begin with "__" are the engine\'s; rename it'
+        raise DefinitionError(msg)
 
 
 def _output_name(expr: pl.Expr, where: str) -> str:

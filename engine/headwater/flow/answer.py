@@ -67,3 +67,10 @@ class Answer:
     t_from_request: bool
     exchange_offsets: Mapping[int, int]
     revision: str
+
+    @property
+    def status_names(self) -> dict[str, list[str]]:
+        """The statuses by feature, as names such as "PRESENT"."""
+        names = {status.value: status.name for status in Status}
+        pairs = zip(self.values.columns, self.statuses.tolist(), strict=True)
+        return {feature: [names[code] for code in codes] for feature, codes in pairs}

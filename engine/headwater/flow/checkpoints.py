@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from headwater.state.eviction import make_room
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from headwater.flow.metrics import Metrics
     from headwater.flow.pipeline import Tick
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
     from headwater.state.shard import Checkpoint, Shard
 
 __all__ = ["Checkpoints"]
+
+
+def late_events(shards: Iterable[Shard]) -> Counter[str]:
+    """Return how many events of each view came too late for every window."""
+    found: Counter[str] = Counter()
+    for shard in shards:
+        for view_id, group in shard.groups.items():
+            found[view_id] += group.late_events
+    return found
 
 
 class Checkpoints:
@@ -47,6 +57,8 @@ class Checkpoints:
     def __call__(self, tick: Tick) -> None:
         """Start a checkpoint when one is due; make room when memory is over its budget."""
         self._metrics.state_bytes.labels("used").set(self._memory.used_bytes)
+        for view_id, late in late_events(self._shards.values()).items():
+            self._metrics.late_rows.labels(view_id).set(late)
         if self.relieve():
             return
         if self._started_us is None:
@@ -108,6 +120,10 @@ class Checkpoints:
         if self._writing is not None:
             self._writing.result()
             self._writing = None
+
+    def abandon(self) -> None:
+        """Wait for what is being written, whatever comes of it, and write nothing more."""
+        self._executor.shutdown()
 
     def close(self, now_us: int) -> None:
         """Write a last checkpoint and flush, so that nothing is replayed at the next start."""

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from headwater.definitions.stream import Stream
     from headwater_connectors.log.log import Records
 
-__all__ = ["VALUE_BYTES_MAX", "Decoder", "Rows"]
+__all__ = ["EARLIEST_US", "LATEST_US", "VALUE_BYTES_MAX", "Decoder", "Rows"]
 
 # A decoded row is at most about twice its JSON (once as key, once as column), and must fit one
 # exchange record of 512 KiB.
 VALUE_BYTES_MAX = 192 * 1024
 
 # Years 1 to 9999, so that every event time can be shown as a date.
-_EARLIEST_US = -62_135_596_800_000_000
-_LATEST_US = 253_402_300_799_999_999
+EARLIEST_US = -62_135_596_800_000_000
+LATEST_US = 253_402_300_799_999_999
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Decoder:
         )
         in_time = frame.select(
             missing=pl.col("__ts").is_null(),
-            odd=~pl.col("__ts").is_between(_EARLIEST_US, _LATEST_US),
+            odd=~pl.col("__ts").is_between(EARLIEST_US, LATEST_US),
             future=pl.col("__ts") > pl.col("__arrival") + self.stream.skew_us,
         )
         bad = (

@@ -96,7 +96,9 @@ class ShardReader:
         """Return what a list of features takes and gives; names are short or `view.feature`."""
         columns = [self._column(name) for name in features]
         views = list(dict.fromkeys(view.id for view, _ in columns))
-        text = " ".join(f"{v.id}={v.fingerprint} {i}" for v, i in columns) + str(self._plan.stamp)
+        text = " ".join(
+            f"{v.id}={v.fingerprint} by {' '.join(v.entity.key)} {i}" for v, i in columns
+        ) + str(self._plan.stamp)
         return ServiceInfo(
             name="",
             revision=fingerprint(text),

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import structlog
 
 from headwater.flow.evaluate import Run, evaluate
 from headwater.flow.exchange import split, wires_of
 from headwater.flow.pipeline import Tick
 from headwater.kernels.rows import NO_HORIZON
+from headwater.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ShardTask"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(slots=True)

@@ -235,6 +235,13 @@ class Worker:
                         return False
         return True
 
+    def abandon(self) -> None:
+        """Let go of the stores without writing anything: after an error, memory isn't trusted."""
+        self.checkpoints.abandon()
+        for shard in self.shards.values():
+            shard.close()
+        self.memory.release()
+
     def close(self) -> None:
         """Write the last checkpoint and close the stores; call it when no pipeline runs."""
         try:
@@ -245,3 +252,4 @@ class Worker:
             self._producer.close()
             for shard in self.shards.values():
                 shard.close()
+            self.memory.release()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from headwater.kernels.borrowed import borrowed
 from headwater.kernels.compiled import kernel
 from headwater.kernels.prefetch import prefetch
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["gather_events"]

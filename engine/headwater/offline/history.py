@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from dataclasses import dataclass, field
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +19,7 @@ from headwater.state.keys import canonical_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
     from types import TracebackType
 
     import polars as pl
@@ -52,15 +56,6 @@ class Sight:
     ages: bool
 
 
-@dataclass(slots=True)
-class _Bucket:
-    """Events of a run of entities; in memory until it is told to spill."""
-
-    slots: list[NDArray[np.int32]] = field(default_factory=list)
-    words: list[NDArray[np.uint64]] = field(default_factory=list)
-    visible: list[NDArray[np.int64]] = field(default_factory=list)
-
-
 class History:
     """Gathers a view's events once, and hands them out by bucket of entities.
 
@@ -81,7 +76,7 @@ class History:
         self._visible = visible
         self.entities = len(index)
         self.buckets = max(1, -(-events // EVENTS_PER_BUCKET_MAX))
-        self._kept = [_Bucket() for _ in range(self.buckets)]
+        self._kept: list[Events] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         if self.buckets > 1:
             self._folder = tempfile.TemporaryDirectory(prefix="headwater-history-")
@@ -96,12 +91,23 @@ class History:
         return [name for name in schema if name in names]
 
     def read(self, source: EventSource, progress: Callable[[int], None]) -> None:
-        """Take in the view's whole history."""
-        for partition, frame in source.scan(self._view.stream, self.columns()):
-            self._take(partition, frame)
-            progress(frame.height)
+        """Take in the view's whole history: threads turn batches into events, added in order."""
+        threads = os.cpu_count() or 1
+        waiting: deque[tuple[int, Future[Events]]] = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            for partition, frame in source.scan(self._view.stream, self.columns()):
+                waiting.append((frame.height, pool.submit(self._events, partition, frame)))
+                if len(waiting) > threads:
+                    self._take(*waiting.popleft(), progress)
+            while waiting:
+                self._take(*waiting.popleft(), progress)
 
-    def _take(self, partition: int, frame: pl.DataFrame) -> None:
+    def _take(self, rows: int, events: Future[Events], progress: Callable[[int], None]) -> None:
+        self._add(events.result())
+        progress(rows)
+
+    def _events(self, partition: int, frame: pl.DataFrame) -> Events:
+        """Return the events of a batch that belong to the entities asked for."""
         keys = canonical_keys(frame, self._view.binding.columns)
         slots = self._index.find(keys)
         hashes = keys.hashes
@@ -115,24 +121,19 @@ class History:
         words, _ = event_words(self._view.layout, rows, times, positions)
         arrivals = frame["__arrival"].to_numpy()[kept]
         visible = self._visible(Arrived(times, arrivals, positions, hashes[kept]))
-        self._add(slots[kept], words, visible)
+        return Events(slots[kept], words, visible)
 
-    def _add(
-        self, slots: NDArray[np.int32], words: NDArray[np.uint64], visible: NDArray[np.int64]
-    ) -> None:
+    def _add(self, events: Events) -> None:
         if self.buckets == 1:
-            bucket = self._kept[0]
-            bucket.slots.append(slots)
-            bucket.words.append(words)
-            bucket.visible.append(visible)
+            self._kept.append(events)
             return
-        number = slots.astype(np.int64) * self.buckets // self.entities
+        number = events.slots.astype(np.int64) * self.buckets // self.entities
         for b in range(self.buckets):
             rows = np.flatnonzero(number == b)
             if len(rows):
-                self._append(b, "slots", slots[rows])
-                self._append(b, "words", words[rows])
-                self._append(b, "visible", visible[rows])
+                self._append(b, "slots", events.slots[rows])
+                self._append(b, "words", events.words[rows])
+                self._append(b, "visible", events.visible[rows])
 
     def _append(self, bucket: int, name: str, values: NDArray[np.generic]) -> None:
         assert self._folder is not None
@@ -148,13 +149,13 @@ class History:
         """Return the events of a bucket; slots count from the bucket's first entity."""
         first, _ = self.bounds(number)
         if self.buckets == 1:
-            kept = self._kept[0]
-            if not kept.slots:
-                return no_events(self._view.layout)
-            if len(kept.slots) == 1:
-                return Events(kept.slots[0], kept.words[0], kept.visible[0])
+            kept = self._kept
+            if len(kept) <= 1:
+                return kept[0] if kept else no_events(self._view.layout)
             return Events(
-                np.concatenate(kept.slots), np.concatenate(kept.words), np.concatenate(kept.visible)
+                np.concatenate([one.slots for one in kept]),
+                np.concatenate([one.words for one in kept]),
+                np.concatenate([one.visible for one in kept]),
             )
         slots = self._load(number, "slots", np.dtype(np.int32)) - np.int32(first)
         width = self._view.layout.event_words

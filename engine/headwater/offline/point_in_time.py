@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headwater.kernels.gather import gather_events
 from headwater.kernels.keys import counting_sort_by_slot
 from headwater.kernels.memory import SPACE_WORDS
 from headwater.kernels.replay import replay
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["Events", "Reads", "features_at", "no_events"]
 
 _ARENA_WORDS = 1 << 16
-_WORK_PER_THREAD = 50_000
+# A block is what a thread takes at a time: its events fit a core's cache, and the pool evens out.
+_WORK_PER_BLOCK = 50_000
+_EVENTS_PER_READ = 20  # a read costs about as much as so many events
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,71 +79,113 @@ def _by_entity(slots: NDArray[np.int32], key: NDArray[np.int64], entities: int) 
     return _Sorted(by_key[order], starts)
 
 
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Some entities' events and reads, sorted by entity and `visible`; `words` are flat."""
+
+    words: NDArray[np.uint64]
+    visible: NDArray[np.int64]
+    event_starts: NDArray[np.int64]
+    read_times: NDArray[np.int64]
+    read_visible: NDArray[np.int64]
+    read_starts: NDArray[np.int64]
+    by_time: bool
+    ages: bool
+
+
 def features_at(layout: Layout, entities: int, events: Events, reads: Reads) -> Values:
     """Return the features of every read, in the order of `reads`.
 
-    Entities are independent, so threads take runs of them; the bits don't depend on how many.
+    Entities are independent, so threads take blocks of them; the bits don't depend on how many.
     """
     history = _by_entity(events.slots, events.visible, entities)
     spine = _by_entity(reads.slots, reads.visible, entities)
-    words = np.ascontiguousarray(events.words[history.order])
-    times = words[:, 0].view(np.int64) if len(words) else np.empty(0, np.int64)
-    visible = events.visible[history.order]
-    by_time = bool(np.array_equal(times, visible))
-    read_times = reads.times[spine.order]
-    read_visible = reads.visible[spine.order]
-    found = Values(len(read_times), len(layout.output_dtypes))
+    words = np.ascontiguousarray(events.words)
+    by_time = bool(np.array_equal(words[:, 0].view(np.int64), events.visible))
+    result = Values(len(reads.slots), len(layout.output_dtypes))
 
     def run(bounds: tuple[int, int]) -> None:
         first, last = bounds
-        arena = np.empty(_ARENA_WORDS, np.uint64)
-        space = np.empty(SPACE_WORDS, np.int64)
-        row = np.empty(ROW_WORDS, np.int64)
-        work = workspace(layout.table)
-        while first < last:
-            first = replay(
-                layout.table,
-                work,
-                words.reshape(-1),
-                visible,
-                history.starts,
-                read_times,
-                read_visible,
-                spine.starts,
-                by_time,
-                reads.ages,
-                first,
-                last,
-                arena,
-                space,
-                row,
-                found.bits.view(np.float64),
-                found.bits,
-                found.valid,
-            )
-            if first < last:
-                arena = np.empty(4 * len(arena), np.uint64)
+        # A block's events are brought together for its replay only: a sorted copy of them all would
+        # be as large as the history, and slower to read.
+        rows = history.order[history.starts[first] : history.starts[last]]
+        block_words = np.empty(len(rows) * layout.event_words, np.uint64)
+        visible = np.empty(len(rows), np.int64)
+        gather_events(words, events.visible, rows, block_words, visible)
+        asked = spine.order[spine.starts[first] : spine.starts[last]]
+        block = _Block(
+            words=block_words,
+            visible=visible,
+            event_starts=_block_starts(history.starts, first, last),
+            read_times=reads.times[asked],
+            read_visible=reads.visible[asked],
+            read_starts=_block_starts(spine.starts, first, last),
+            by_time=by_time,
+            ages=reads.ages,
+        )
+        found = _replayed(layout, block)
+        result.bits[asked] = found.bits
+        result.valid[asked] = found.valid
 
-    parts = _parts(history.starts, spine.starts)
-    if len(parts) == 1:
-        run(parts[0])
+    blocks = _blocks(history.starts, spine.starts)
+    threads = min(len(blocks), os.cpu_count() or 1)
+    if threads <= 1:
+        for block in blocks:
+            run(block)
     else:
-        with ThreadPoolExecutor(len(parts)) as pool:
-            list(pool.map(run, parts))
-    result = Values(len(read_times), len(layout.output_dtypes))
-    result.bits[spine.order] = found.bits
-    result.valid[spine.order] = found.valid
-    result.found[spine.order] = np.diff(history.starts)[reads.slots[spine.order]] > 0
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(run, blocks))
+    result.found[:] = np.diff(history.starts)[reads.slots] > 0
     return result
 
 
-def _parts(
+def _replayed(layout: Layout, block: _Block) -> Values:
+    """Return the features of a block's reads, in the block's order."""
+    found = Values(len(block.read_times), len(layout.output_dtypes))
+    arena = np.empty(_ARENA_WORDS, np.uint64)
+    space = np.empty(SPACE_WORDS, np.int64)
+    row = np.empty(ROW_WORDS, np.int64)
+    work = workspace(layout.table)
+    first, last = 0, len(block.event_starts) - 1
+    while first < last:
+        first = replay(
+            layout.table,
+            work,
+            block.words,
+            block.visible,
+            block.event_starts,
+            block.read_times,
+            block.read_visible,
+            block.read_starts,
+            block.by_time,
+            block.ages,
+            first,
+            last,
+            arena,
+            space,
+            row,
+            found.bits.view(np.float64),
+            found.bits,
+            found.valid,
+        )
+        if first < last:
+            arena = np.empty(4 * len(arena), np.uint64)
+    return found
+
+
+def _block_starts(starts: NDArray[np.int64], first: int, last: int) -> NDArray[np.int64]:
+    """Return the starts of the entities of a block, counted from the block's first row."""
+    found: NDArray[np.int64] = starts[first : last + 1] - starts[first]
+    return found
+
+
+def _blocks(
     event_starts: NDArray[np.int64], read_starts: NDArray[np.int64]
 ) -> list[tuple[int, int]]:
-    """Cut the entities into runs of about equal work, one per core."""
+    """Cut the entities into runs of about equal work; one entity is never cut."""
     entities = len(event_starts) - 1
-    work = event_starts + 20 * read_starts
-    threads = min(os.cpu_count() or 1, 1 + int(work[-1]) // _WORK_PER_THREAD)
-    cuts = np.searchsorted(work, np.linspace(0, int(work[-1]), threads + 1)[1:-1])
-    bounds = [0, *np.clip(cuts, 0, entities).tolist(), entities]
-    return [(a, b) for a, b in pairwise(bounds) if a < b] or [(0, entities)]
+    work = event_starts + _EVENTS_PER_READ * read_starts
+    total = int(work[-1])
+    cuts = np.searchsorted(work, np.arange(_WORK_PER_BLOCK, total, _WORK_PER_BLOCK))
+    bounds = np.unique([0, *np.minimum(cuts, entities).tolist(), entities]).tolist()
+    return list(pairwise(bounds))

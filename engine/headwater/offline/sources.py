@@ -10,7 +10,7 @@ import polars as pl
 
 from headwater.errors import NotFoundError, did_you_mean
 from headwater.flow.answer import RequestError
-from headwater.flow.decode import Decoder
+from headwater.flow.decode import EARLIEST_US, LATEST_US, Decoder
 from headwater.state.events import SYSTEM_COLUMNS
 
 if TYPE_CHECKING:
@@ -166,7 +166,10 @@ class ParquetEvents:
         return int(self._frame(stream).select(pl.len()).collect().item())
 
     def scan(self, stream: Stream, columns: Sequence[str]) -> Iterator[tuple[int, pl.DataFrame]]:
-        """Yield the rows with an event time; the arrival is the event time."""
+        """Yield the rows with an event time; the arrival is the event time.
+
+        Rows without one, or outside the years 1 to 9999, are left out as ingest leaves them out.
+        """
         time = stream.event_time.microseconds(stream.schema)
         wanted = list(dict.fromkeys([*columns, stream.event_time.column]))
         first = 0
@@ -180,4 +183,5 @@ class ParquetEvents:
                 pl.Series("__offset", np.arange(first, first + batch.height)),
             ).with_columns(__arrival=pl.col("__ts"))
             first += batch.height
-            yield 0, frame.filter(pl.col("__ts").is_not_null()).select(*SYSTEM_COLUMNS, *columns)
+            in_time = pl.col("__ts").is_between(EARLIEST_US, LATEST_US)
+            yield 0, frame.filter(in_time).select(*SYSTEM_COLUMNS, *columns)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from headwater.errors import did_you_mean
 from headwater.flow.answer import RequestError
@@ -185,8 +186,6 @@ def _bar(what: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None
     if not shown:
         yield lambda _rows: None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), transient=True) as bar:
         task = bar.add_task(what, total=total)

@@ -187,7 +187,7 @@ def _service_plan(service: Service, views: Mapping[str, ViewPlan], stamp: Stamp)
     used = tuple(views[f"{view.name}@{view.version}"] for view in service.views)
     text = " ".join(
         [
-            *(f"{one.id}={one.fingerprint}" for one in used),
+            *(f"{one.id}={one.fingerprint} by {' '.join(one.entity.key)}" for one in used),
             *(canonical_on_demand(one) for one in service.on_demands),
             *service.column_names(),
             str(stamp),

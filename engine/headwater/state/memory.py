@@ -43,6 +43,12 @@ class Memory:
         """Make the whole arena free; rows that pointed into it are void."""
         reset(self.space, len(self.arena))
 
+    def release(self) -> None:
+        """Give the arena's memory back to the system; nothing can be read any more."""
+        with self.lock:
+            self.arena = np.empty(0, np.uint64)
+            self.clear()
+
     @property
     def used_bytes(self) -> int:
         """Bytes in blocks that rows hold."""

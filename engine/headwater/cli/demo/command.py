@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
-from headwater.cli.output import progress_bars, quiet_logs, write_json
+from headwater.cli.output import progress_bars, write_json
 from headwater.errors import HeadwaterError
 
 __all__ = ["demo"]
@@ -20,8 +20,8 @@ def demo(
 ) -> int:
     """Stream a year of flights through features, serve and train on them, compare every value.
 
-    Needs the extra: pip install 'headwater[demo]'. Everything lies in a temporary folder that is
-    removed at the end. Fails if one value served differs from the one trained on.
+    Needs the extra: pip install '.[demo]' in the checkout. Everything lies in a temporary folder
+    that is removed at the end. Fails if one value served differs from the one trained on.
 
     Parameters
     ----------
@@ -34,7 +34,6 @@ def demo(
     """
     from headwater.cli.demo.flights import check_extras
 
-    quiet_logs()
     check_extras()
     from rich.console import Console
 

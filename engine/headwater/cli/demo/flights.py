@@ -45,7 +45,7 @@ class MissingExtraError(HeadwaterError):
 
     def __init__(self, package: str) -> None:
         """Name what is missing and how to get it."""
-        super().__init__(f"the demo needs {package}; run: pip install 'headwater[demo]'")
+        super().__init__(f"the demo needs {package}; run: pip install '.[demo]' in the checkout")
 
 
 @dataclass(frozen=True, slots=True)
