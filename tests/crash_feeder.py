@@ -1,6 +1,7 @@
 """What the crash test kills: a local store that is fed numbered events and says how far it is.
 
-Imported once by a fork server; so nothing here may start threads when it is imported.
+Imported once by a fork server, which must have no threads: so nothing here runs Polars when it is
+imported.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import polars as pl
 import headwater as hw
 from headwater.flow import archive_task
 from headwater.flow.settings import WorkerSettings
-from headwater.local_store import LocalStore
+from headwater.state.memory import Memory
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from pathlib import Path
+
+    from headwater.local_store import LocalStore
 
 __all__ = ["BASE_US", "PARTITIONS", "USERS", "Numbered", "event", "feed", "open_store", "service"]
 
@@ -36,6 +39,10 @@ SETTINGS = WorkerSettings(
     checkpoint_every_us=15_000,
 )
 ARCHIVE_WAIT_US = 40_000
+
+# The first kernel that is called makes Numba load itself, which takes longer than the rest of an
+# opening: it is done here, once for every process that is forked.
+Memory(1 << 20)
 
 
 @dataclass(frozen=True, slots=True)

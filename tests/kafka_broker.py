@@ -207,7 +207,11 @@ class _Process:
         self._end(signal.SIGKILL)
 
     def resume(self) -> None:
-        options = [f"-Xmx{HEAP_MB}m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
+        options = [
+            f"-Xmx{HEAP_MB}m",
+            "-XX:+UseSerialGC",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+        ]
         command = [*options, "-cp", self._class_path, "kafka.Kafka", str(self._properties)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -15,6 +15,7 @@ from headwater.errors import DefinitionError, HeadwaterError, NotFoundError, did
 from headwater.flow import plain_driver
 from headwater.flow.dead_letter_frame import dead_letter_frame
 from headwater.flow.events import json_records
+from headwater.flow.inputs import input_columns, name_of_input, series_of
 from headwater.flow.local_folder import LocalFolder
 from headwater.flow.settings import WorkerSettings
 from headwater.flow.starts import Start, resolve_start, us_of
@@ -27,7 +28,6 @@ from headwater_connectors.archive.archive import Archive
 from headwater_connectors.archive.blobs import FolderBlobs
 from headwater_connectors.log.embedded import EmbeddedLog
 from headwater_connectors.log.memory import MemoryLog
-from headwater_serving.inputs import input_columns, name_of_input, series_of
 from headwater_serving.server import Server
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["LocalStore", "local"]
 
 _SETTLE_POLL_S = 0.002
+_SHARDS = 4
 
 
 def _clock_us() -> int:
@@ -66,12 +67,15 @@ def local(
     unless `settings.read_back_us` says otherwise. Raises ConfigError for a folder in use and
     StateError for one that doesn't fit these definitions.
     """
-    chosen = settings or WorkerSettings(namespace="local", shards=4, read_back_us=None)
     listed = [parts] if isinstance(parts, Service | View) else list(parts)
     if not listed:
         msg = "hw.local: nothing to serve; list services or views, e.g. hw.local([my_service])"
         raise DefinitionError(msg)
-    return LocalStore(compile_plan(listed), path, partitions, chosen, driver, clock)
+    folder = None if path is None else Path(path)
+    chosen = settings or WorkerSettings(
+        namespace="local", shards=LocalFolder.shards_of(folder) or _SHARDS, read_back_us=None
+    )
+    return LocalStore(compile_plan(listed), folder, partitions, chosen, driver, clock)
 
 
 class LocalStore:
@@ -80,7 +84,7 @@ class LocalStore:
     def __init__(
         self,
         plan: Plan,
-        path: str | Path | None,
+        path: Path | None,
         partitions: int,
         settings: WorkerSettings,
         driver: Callable[[Sequence[Any], threading.Event], None],
@@ -88,7 +92,7 @@ class LocalStore:
     ) -> None:
         self.plan = plan
         self.clock = clock
-        self._folder = LocalFolder(Path(path), settings) if path is not None else None
+        self._folder = LocalFolder(path, settings) if path is not None else None
         self._stores = Stores(self._folder.state if self._folder is not None else None)
         self._closed = False
         self._error: BaseException | None = None
@@ -100,9 +104,11 @@ class LocalStore:
         )
         try:
             self._worker = self._open_worker(partitions, settings)
+            self._worker.reader.check = self.check
             self._start(driver)
         except BaseException:
             self.log.close()
+            self._stores.close()
             raise
 
     def _open_worker(self, partitions: int, settings: WorkerSettings) -> Worker:
@@ -147,6 +153,8 @@ class LocalStore:
         except BaseException as error:  # noqa: BLE001 - kept, and raised by the next call
             self._error = error
             self._stop.set()
+            for server in self._servers:
+                server.set_serving(serving=False)
 
     def check(self) -> None:
         """Raise what stopped a task, if one did, or HeadwaterError if the store is closed."""

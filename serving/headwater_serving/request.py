@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from headwater.flow.answer import RequestError
-from headwater_serving.inputs import input_columns, name_of_input, series_of
+from headwater.flow.inputs import input_columns, name_of_input, series_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,6 +12,7 @@ import polars as pl
 
 from headwater.errors import HeadwaterError
 from headwater.flow.answer import RequestError
+from headwater.flow.inputs import input_columns
 from headwater.logs import get_logger
 from headwater_proto.v1 import serving_pb2, serving_pb2_grpc
 from headwater_serving.codes import (
@@ -22,7 +23,6 @@ from headwater_serving.codes import (
     code_of,
 )
 from headwater_serving.columns import decode_column
-from headwater_serving.inputs import input_columns
 from headwater_serving.wire import description, online_response, source_of
 
 if TYPE_CHECKING:

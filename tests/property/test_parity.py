@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 import pytest
+from harness import BASE_US, SECOND_US, SETTINGS, Harness, Pushed, moment
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 import headwater as hw
-from harness import BASE_US, SECOND_US, SETTINGS, Harness, Pushed, moment
 from headwater.flow import plain_driver
 from headwater.kernels.reference import Event, reference_value
 from headwater.offline.sources import LogEvents
@@ -197,7 +197,7 @@ def opened(**chosen: Any) -> Iterator[Harness]:
     budget=st.sampled_from([None, 1 << 8, 1 << 12]),
     ahead=st.one_of(st.just(0), st.integers(0, HOUR)),
 )
-@settings(max_examples=80)
+@settings(max_examples=150)
 def test_online_offline_and_oracle_agree(
     script: list[tuple[str, Any, Any]],
     shards: int,

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import polars as pl
 import pytest
-
-import headwater as hw
 from harness import (
     BASE_US,
     SECOND_US,
@@ -23,6 +21,8 @@ from harness import (
     clicks_plan,
     records_of,
 )
+
+import headwater as hw
 from headwater.errors import ConfigError, StateError
 from headwater.plan.plan import compile_plan
 from headwater.state.store import Store
@@ -167,11 +167,11 @@ def test_what_a_write_raises_comes_through(make: Any, monkeypatch: pytest.Monkey
             raise OSError("disk full")
 
         patch.setattr(Store, "write", fail)
+        harness.step(INGEST)
+        for _ in range(3):
+            harness.step(SHARDS)
         with pytest.raises(OSError, match="disk full"):
-            for n in range(5):
-                harness.push([click(n)])
-                harness.settle()
-                harness.worker.checkpoints.wait()
+            harness.worker.checkpoints.wait()
     harness.worker.checkpoints._writing = None
 
 
@@ -258,9 +258,8 @@ MARKS: dict[str, tuple[dict[str, Any], str]] = {
     "shards": ({"shards": 16}, "belongs to shard 0 of 16"),
     "logic": (
         {"views": {"by_user@1": "0000000000000000", "by_page@1": "0"}},
-        'view "by_user" version 1 has changed since .* register it as version=2',
+        'view "by_user" version 1 has changed since .* give it version=2',
     ),
-    "a new view": ({"views": {}}, "has no state of by_page@1, by_user@1; use a new folder"),
 }
 
 
@@ -313,7 +312,7 @@ def test_a_mark_that_is_no_mark_is_refused(tmp_path: Path) -> None:
 def test_a_folder_that_holds_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "shard-000").mkdir()
     (tmp_path / "shard-000" / "CURRENT").write_text("not a database")
-    with pytest.raises(StateError, match="can't be opened: .*; restore it or remove it") as caught:
+    with pytest.raises(StateError, match=r"can't be opened: .*; restore it or remove it") as caught:
         Store(tmp_path / "shard-000")
     one_line(caught.value)
 

@@ -36,6 +36,9 @@ COUNTED = HOURLY.agg(n=hw.count())
 VIEW = hw.view("spend", features=COUNTED)
 
 
+NAIVE = datetime(2024, 1, 1)  # noqa: DTZ001 - that is the mistake
+
+
 def request(name: str = "amount", dtype: Any = pl.Float64) -> Any:
     return hw.request(name, dtype)
 
@@ -48,288 +51,191 @@ def on_demand(function: Any, *inputs: Any, name: str = "ratio") -> Any:
     return hw.on_demand(inputs=inputs or (VIEW, request()))(named)
 
 
-# What is written, and what the refusal must say: where it begins and the words of the cure.
 REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
-    # --- Columns ---
-    "filter on an unknown column": (
-        lambda: ORDERS.filter(pl.col("sho") > 1),
-        'stream "orders", filter: unknown column "sho".', 'Did you mean "shop"? Columns: user, shop',
-    ),
-    "with_columns from an unknown column": (
-        lambda: ORDERS.with_columns(y=pl.col("amount") + 1),
-        'stream "orders", with_columns "y": unknown column "amount".', "Columns: user",
-    ),
-    "aggregate of an unknown column": (
-        lambda: HOURLY.agg(n=hw.sum("notes")),
-        'stream "orders", agg: n=sum(notes): no column "notes".', 'Did you mean "note"?',
-    ),
-    "event time in an unknown column": (
-        lambda: stream_of(event_time="att"),
-        'stream "orders", event_time: no column "att" in the schema.', 'Did you mean "at"?',
-    ),
-    "key in an unknown column": (
-        lambda: ORDERS.group_by(hw.entity("u", key="usr")),
-        'stream "orders", group_by("u"): no column "usr"', 'Did you mean "user"? Write on=',
-    ),
-    "a column of the engine's own": (
-        lambda: stream_of(schema={**SCHEMA, "__offset": pl.Int64}),
-        'stream "orders": column "__offset"', "rename it",
-    ),
-    "a computed column of the engine's own": (
-        lambda: ORDERS.with_columns(__ts=pl.col("x")),
-        'stream "orders", with_columns: column "__ts"', "rename it",
-    ),
-    # --- Types ---
-    "filter that isn't true or false": (
-        lambda: ORDERS.filter(pl.col("x")),
-        'stream "orders", filter: the predicate is Float64', "compare it with something",
-    ),
-    "filter that is no expression": (
-        lambda: ORDERS.filter("x"), 'stream "orders", filter: \'x\' is not a Polars', "such as pl.col",
-    ),
-    "comparison of text with a number": (
-        lambda: ORDERS.filter(pl.col("note") > 3), 'stream "orders", filter: cannot compare', "note",
-    ),
-    "sum of text": (
-        lambda: HOURLY.agg(n=hw.sum("note")),
-        'sum(note): column "note" is String', "needs a numeric or Boolean column",
-    ),
-    "mean of a time": (
-        lambda: HOURLY.agg(n=hw.mean("when")), 'mean(when): column "when" is Datetime', "needs a num",
-    ),
-    "largest text": (
-        lambda: HOURLY.agg(n=hw.max("note")), 'max(note): column "note" is String', "date or datetime",
-    ),
-    "ddof": (
-        lambda: hw.std("x", ddof=2), "std(x): ddof is 2", "1 for the sample and 0 for the population",
-    ),
-    "an aggregate that isn't one": (
-        lambda: HOURLY.agg(n=3), 'stream "orders", agg: n=3 is not an aggregate', 'hw.mean("column")',
-    ),
-    "an aggregate not called": (
-        lambda: HOURLY.agg(n=hw.count), 'stream "orders", agg: n=<class', "is not an aggregate",
-    ),
-    "a schema of words": (
-        lambda: stream_of(schema={"a": "int"}), 'stream "orders", column "a": \'int\'', "pl.Float64",
-    ),
-    "a nested column": (
-        lambda: stream_of(schema={"a": pl.List(pl.Int64)}), 'stream "orders", column "a"', "flatten",
-    ),
-    "a column of times of day": (
-        lambda: stream_of(schema={"a": pl.Time}), 'stream "orders", column "a"', "leave it out",
-    ),
-    "no columns": (
-        lambda: stream_of(schema={}), 'stream "orders": the schema is empty', "name the columns",
-    ),
-    "a request input of a word": (
-        lambda: hw.request("a", "float"), 'request input "a": \'float\'', "pl.Float64",
-    ),
-    # --- Rows are independent ---
-    "comparison with the mean of all": (
-        lambda: ORDERS.filter(pl.col("x") > pl.col("x").mean()),
-        'stream "orders", filter: .mean() is not row-wise', "as a feature with .agg",
-    ),
-    "number of rows": (
-        lambda: ORDERS.with_columns(r=pl.when(pl.len() > 1).then(1).otherwise(2)),
-        'stream "orders", with_columns "r": pl.len() is not row-wise', ".agg(",
-    ),
-    "the row before": (
-        lambda: ORDERS.with_columns(r=pl.col("x").shift()),
-        'stream "orders", with_columns "r": .shift() is not row-wise', ".agg(",
-    ),
-    "Python in an expression": (
-        lambda: ORDERS.with_columns(r=pl.col("x").map_elements(lambda v: v, pl.Float64)),
-        'stream "orders", with_columns "r": map_elements', "Polars expressions",
-    ),
-    "the batch in an on-demand function": (
-        lambda: on_demand(lambda row: row.with_columns(r=pl.col("amount") / pl.col("amount").mean())),
-        'on-demand "ratio", column "r": .mean() is not row-wise', ".agg(",
-    ),
-    "another kind of step in an on-demand function": (
-        lambda: on_demand(lambda row: row.filter(pl.col("amount") > 1)), 'on-demand "ratio"', "filter",
-    ),
-    "rows in an on-demand function": (
-        lambda: on_demand(lambda row: row.collect().lazy()),
-        'on-demand "ratio": .collect()', "stay lazy",
-    ),
-    "an on-demand function that adds nothing": (
-        lambda: on_demand(lambda row: row), 'on-demand "ratio": it adds no column', "with_columns(name",
-    ),
-    # --- Names ---
-    "a column twice": (
-        lambda: ORDERS.with_columns(pl.col("x").alias("y"), y=pl.col("x")),
-        'stream "orders", with_columns: "y" is defined twice', "different names",
-    ),
-    "one expression for two columns": (
-        lambda: ORDERS.with_columns(pl.col("x", "shop") + 1),
-        'stream "orders", with_columns:', "one column each",
-    ),
-    "a feature twice": (
-        lambda: BY_USER.window("1h", hw.window("2h", name="a_1h")).agg(n=hw.count(), n_a=hw.count()),
-        'stream "orders", agg: feature n_a_1h is defined twice', "rename an aggregate or a window",
-    ),
-    "a window twice": (
-        lambda: BY_USER.window("1h", "1h"),
-        'stream "orders", window: window "1h" is given twice', "give one of them a name=",
-    ),
-    "an input twice": (
-        lambda: on_demand(lambda row: row, VIEW, request("n_1h")),
-        'on-demand "ratio": input "n_1h" comes twice', "rename it",
-    ),
-    "a part twice": (
-        lambda: hw.service("s", [VIEW, VIEW]), 'service "s": "spend" is listed twice', "leave one out",
-    ),
-    "two versions in one service": (
-        lambda: hw.service(
-            "s",
-            [
-                hw.view("spend", features=COUNTED, version=2),
-                on_demand(lambda row: row.with_columns(r=pl.col("amount"))),
-            ],
-        ),
-        'service "s": view "spend" is used in versions 2 and 1', "pin one of them",
-    ),
-    "a name with a space": (
-        lambda: hw.view("my view", features=COUNTED), "view name 'my view' can't be used", "letters",
-    ),
-    "a feature's name with a space": (
-        lambda: HOURLY.agg(**{"a b": hw.count()}), 'stream "orders", agg: feature name', "letters",
-    ),
-    "a window's name with a space": (
-        lambda: BY_USER.window(hw.window("1h", name="an hour")).agg(n=hw.count()),
-        "stream \"orders\", agg: feature name 'n_an hour'", "letters",
-    ),
-    "an entity's name with a dash": (
-        lambda: hw.entity("u-v", key="a"), "entity name 'u-v' can't be used", "digits and '_'",
-    ),
-    "a topic with a space": (
-        lambda: stream_of(topic="no topic"), "stream name 'no topic' can't be used", "letters",
-    ),
-    "an on-demand function without a name": (
-        lambda: hw.on_demand(inputs=[VIEW])(lambda row: row), "on-demand name '<lambda>'", "letters",
-    ),
     # --- Windows ---
     "no window": (
-        lambda: BY_USER.window(), 'stream "orders", window: names no window', 'window("1h", "7d")',
+        BY_USER.window,
+        'stream "orders", window: names no window',
+        'window("1h", "7d")',
     ),
     "an unknown unit": (
-        lambda: BY_USER.window("1 fortnight"), "window: '1 fortnight' is not a duration", '"7d"',
+        lambda: BY_USER.window("1 fortnight"),
+        "window: '1 fortnight' is not a duration",
+        '"7d"',
     ),
-    "a window of a number": (lambda: BY_USER.window(3600), "window: 3600 is not a duration", '"30m"'),
-    "a window of nothing": (lambda: hw.window("0h"), "window: '0h' must be longer than zero", "100 y"),
+    "a window of a number": (
+        lambda: BY_USER.window(3600),
+        "window: 3600 is not a duration",
+        '"30m"',
+    ),
+    "a window of nothing": (
+        lambda: hw.window("0h"),
+        "window: '0h' must be longer than zero",
+        "100 y",
+    ),
     "a window of less than nothing": (
-        lambda: hw.window(timedelta(seconds=-1)), "window: datetime.timedelta", "longer than zero",
+        lambda: hw.window(timedelta(seconds=-1)),
+        "window: datetime.timedelta",
+        "longer than zero",
     ),
     "a window of ages": (lambda: hw.window("9999w"), "window: '9999w'", "at most 100 years"),
     "a hop between the rungs": (
-        lambda: BY_USER.window("1h", hop="7m"), 'window "1h": hop 7m is not one of 1s, 5s', "12h, 1d",
+        lambda: BY_USER.window("1h", hop="7m"),
+        'window "1h": hop 7m is not one of 1s, 5s',
+        "12h, 1d",
     ),
     "a hop longer than the window": (
         lambda: BY_USER.window("30s", hop="1m"),
-        'window "30s": shorter than its hop of 1m', "widen the window, choose a smaller hop, or",
+        'window "30s": shorter than its hop of 1m',
+        "widen the window, choose a smaller hop, or",
     ),
     "a window below the finest hop": (
-        lambda: BY_USER.window("500ms"), 'window "500ms": shorter than its hop of 1s', "exact=True",
+        lambda: BY_USER.window("500ms"),
+        'window "500ms": shorter than its hop of 1s',
+        "exact=True",
     ),
     "an exact window with a hop": (
-        lambda: hw.window("1h", hop="1m", exact=True), 'window "1h": exact=True has no hop', "one of",
+        lambda: hw.window("1h", hop="1m", exact=True),
+        'window "1h": exact=True has no hop',
+        "one of",
     ),
     "a lifetime with a hop": (
-        lambda: hw.window("lifetime", hop="1m"), 'window "lifetime": has no left edge', "leave them",
+        lambda: hw.window("lifetime", hop="1m"),
+        'window "lifetime": has no left edge',
+        "leave them",
     ),
     # --- Event time, start, skew ---
     "a number without its unit": (
         lambda: stream_of(event_time="at"),
-        'stream "orders", event_time: column "at" is Int64', 'write hw.epoch("at", "ms")',
+        'stream "orders", event_time: column "at" is Int64',
+        'write hw.epoch("at", "ms")',
     ),
     "an epoch of text": (
         lambda: stream_of(event_time=hw.epoch("note")),
-        'stream "orders", event_time: epoch("note") needs a number', "the column is String",
+        'stream "orders", event_time: epoch("note") needs a number',
+        "the column is String",
     ),
     "an unknown unit of time": (
-        lambda: hw.epoch("at", "min"), "epoch(\"at\"): unit 'min'", "s, ms, us, ns",
+        lambda: hw.epoch("at", "min"),
+        "epoch(\"at\"): unit 'min'",
+        "s, ms, us, ns",
     ),
     "a time without a zone": (
         lambda: stream_of(schema={"at": pl.Datetime("us")}, event_time="at"),
-        'stream "orders", event_time: column "at" is Datetime', 'pl.Datetime("us", "UTC")',
+        'stream "orders", event_time: column "at" is Datetime',
+        'pl.Datetime("us", "UTC")',
     ),
     "an event time that is no column": (
-        lambda: stream_of(event_time=3), 'stream "orders", event_time: 3 is neither', "hw.epoch(",
+        lambda: stream_of(event_time=3),
+        'stream "orders", event_time: 3 is neither',
+        "hw.epoch(",
     ),
     "a computed event time": (
         lambda: ORDERS.with_columns(at=pl.col("at") + 1),
-        'stream "orders", with_columns: "at" is the event time', "use another name",
+        'stream "orders", with_columns: "at" is the event time',
+        "use another name",
     ),
     "an unknown start": (
-        lambda: stream_of(start="yesterday"), 'stream "orders": start "yesterday"', '"latest"',
+        lambda: stream_of(start="yesterday"),
+        'stream "orders": start "yesterday"',
+        '"latest"',
     ),
     "a naive start": (
-        lambda: stream_of(start=datetime(2024, 1, 1)), 'stream "orders": start 2024', "datetime.UTC",
+        lambda: stream_of(start=NAIVE),
+        'stream "orders": start 2024',
+        "datetime.UTC",
     ),
     "an unknown format": (
-        lambda: stream_of(format="jsn"), 'stream "orders": format "jsn"', 'Did you mean "json"?',
+        lambda: stream_of(format="jsn"),
+        'stream "orders": format "jsn"',
+        'Did you mean "json"?',
     ),
     "an unknown skew": (
-        lambda: stream_of(skew="soon"), "stream \"orders\", skew: 'soon' is not a duration", '"30m"',
+        lambda: stream_of(skew="soon"),
+        "stream \"orders\", skew: 'soon' is not a duration",
+        '"30m"',
     ),
     # --- Keys ---
     "no key": (lambda: hw.entity("u", key=[]), 'entity "u": key [] must name', "one or more"),
     "a key column twice": (
-        lambda: hw.entity("u", key=["a", "a"]), "entity \"u\": key ['a', 'a']", "different columns",
+        lambda: hw.entity("u", key=["a", "a"]),
+        "entity \"u\": key ['a', 'a']",
+        "different columns",
     ),
     "a key that is a number": (lambda: hw.entity("u", key=3), 'entity "u": key 3 must', "columns"),
     "types that don't match the key": (
         lambda: hw.entity("u", key=["a", "b"], dtype=pl.String),
-        'entity "u": 2 key columns but 1 types', "give one each",
+        'entity "u": 2 key columns but 1 types',
+        "give one each",
     ),
     "a key type of a word": (
-        lambda: hw.entity("u", key="a", dtype="str"), "entity \"u\": 'str' is not a Polars", "pl.String",
+        lambda: hw.entity("u", key="a", dtype="str"),
+        "entity \"u\": 'str' is not a Polars",
+        "pl.String",
     ),
     "a float for a key": (
         lambda: ORDERS.group_by(hw.entity("u", key="x")),
-        'stream "orders", group_by("u"): key column "x" is Float64', "keys are text, integers",
+        'stream "orders", group_by("u"): key column "x" is Float64',
+        "keys are text, integers",
     ),
     "a key of another type": (
         lambda: ORDERS.group_by(hw.entity("u", key="shop", dtype=pl.String)),
-        'stream "orders", group_by("u"): key column "shop" is Int64', "make the two agree",
+        'stream "orders", group_by("u"): key column "shop" is Int64',
+        "make the two agree",
     ),
     "a key computed": (
         lambda: ORDERS.with_columns(k=pl.col("user") + "x").group_by(hw.entity("k", key="k")),
-        'stream "orders", group_by("k"): no column "k" in the stream', "with_columns can't define them",
+        'stream "orders", group_by("k"): no column "k" in the stream',
+        "with_columns can't define them",
     ),
     "a key redefined": (
         lambda: ORDERS.with_columns(user=pl.col("user").str.to_uppercase()).group_by(USER),
-        'stream "orders", group_by("user"): key column "user" is redefined', "another name there",
+        'stream "orders", group_by("user"): key column "user" is redefined',
+        "another name there",
     ),
     "more columns than the key has": (
         lambda: ORDERS.group_by(USER, on=["user", "shop"]),
-        'stream "orders", group_by("user"): the entity has 1 key columns', "on= names 2",
+        'stream "orders", group_by("user"): the entity has 1 key columns',
+        "on= names 2",
     ),
     "a column for an entity": (
         lambda: ORDERS.group_by("user"),
-        "stream \"orders\", group_by: 'user' is not an entity", "hw.entity(",
+        "stream \"orders\", group_by: 'user' is not an entity",
+        "hw.entity(",
     ),
     # --- Views and services ---
     "a view without aggregates": (
-        lambda: hw.view("v", features=HOURLY), 'view "v": features= must end in .agg', "got Windowed",
+        lambda: hw.view("v", features=HOURLY),
+        'view "v": features= must end in .agg',
+        "got Windowed",
     ),
     "no aggregate": (
-        lambda: HOURLY.agg(), 'stream "orders", agg: names no aggregate', "agg(n=hw.count())",
+        HOURLY.agg,
+        'stream "orders", agg: names no aggregate',
+        "agg(n=hw.count())",
     ),
     "version nought": (
-        lambda: hw.view("v", features=COUNTED, version=0), 'view "v": version 0', "from 1 up",
+        lambda: hw.view("v", features=COUNTED, version=0),
+        'view "v": version 0',
+        "from 1 up",
     ),
     "version true": (
-        lambda: hw.view("v", features=COUNTED, version=True), 'view "v": version True', "whole number",
+        lambda: hw.view("v", features=COUNTED, version=True),
+        'view "v": version True',
+        "whole number",
     ),
     "an empty service": (lambda: hw.service("s", []), 'service "s": is empty', "at least one view"),
     "a service of something else": (
-        lambda: hw.service("s", [COUNTED]), 'service "s": ', "is neither a view nor an on-demand",
+        lambda: hw.service("s", [COUNTED]),
+        'service "s": ',
+        "is neither a view nor an on-demand",
     ),
     "an on-demand function of something else": (
-        lambda: on_demand(lambda row: row, COUNTED), 'on-demand "ratio": input', "nor hw.request(",
+        lambda: on_demand(lambda row: row, COUNTED),
+        'on-demand "ratio": input',
+        "nor hw.request(",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
+from harness import BASE_US, SECOND_US, click, clicks, moment
 
 import headwater as hw
-from harness import BASE_US, SECOND_US, click, clicks, moment
 from headwater.errors import StateError
 from headwater.flow.pipeline import Pipeline, Tick
 
@@ -88,7 +88,7 @@ def ended_in_time(run: Any) -> None:
     def target() -> None:
         try:
             run()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised in the test's own thread
             errors.append(error)
 
     thread = threading.Thread(target=target, daemon=True)
@@ -181,7 +181,7 @@ def test_what_a_stage_or_a_source_raises_ends_the_run(driver: Any, where: str, k
     else:
         stages[0 if where == "first stage" else 1] = fail
     other = Pipeline("other", Source([["x"]] * 3), (double,))
-    with pytest.raises(kind, match="^this very error$"):
+    with pytest.raises(kind, match=r"^this very error$"):
         ended_in_time(lambda: driver.run([Pipeline("p", source, tuple(stages)), other], stop))
     assert after == []
     assert not stop.is_set()  # whose flag it is decides what else ends
@@ -244,15 +244,18 @@ def test_a_local_store_has_the_same_values_on_bytewax(tmp_path: Any) -> None:
 def test_a_task_that_dies_ends_the_local_store_with_its_error(
     driver: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headwater.flow.shard_task import HoleError, ShardTask
+    from headwater.flow.shard_task import ShardTask
+    from headwater_connectors.log.log import OffsetLostError
 
     def fail(*_args: Any) -> None:
-        raise HoleError("lane x: offsets 4 to 7 are missing")
+        raise OffsetLostError("clicks", 0, 2, 5, 9)
 
-    monkeypatch.setattr(ShardTask, "_apply", fail)
     store = hw.local([clicks()], driver=driver.run, clock=lambda: BASE_US)
     store.push("clicks", [click(0)])
+    store.settle()
+    monkeypatch.setattr(ShardTask, "_apply", fail)
+    store.push("clicks", [click(0)])
     for call in (store.settle, lambda: store.online("clicks_of", user=["a"], page=[1])):
-        with pytest.raises(HoleError, match="offsets 4 to 7 are missing"):
+        with pytest.raises(OffsetLostError, match="offset 2 is below the log's start 5"):
             call()
     store.close()

@@ -7,9 +7,9 @@ from datetime import UTC, date, datetime
 import msgspec
 import polars as pl
 import pytest
+from harness import clicks_plan
 
 import headwater as hw
-from harness import clicks_plan
 from headwater.errors import StateError
 from headwater.flow.exchange import Header, lane_of, split, wires_of
 from headwater.plan.plan import compile_plan
@@ -60,23 +60,26 @@ def wire_and_binding() -> tuple:
 def test_rows_of_every_type_come_back_as_they_were() -> None:
     wire, binding = wire_and_binding()
     frame = every_type()
-    keys = canonical_keys(frame, binding.columns)
-    header = Header("id", binding.id, 2, 2, 9, 4, at_end=False)
-    value = wire.encode(header, wire.table(frame, keys.to_arrow()))
+    keyed = wire.keyed(frame, 1)
+    header = Header("id", binding.id, 2, 2, 9, 3, at_end=False)
+    value = wire.encode(header, keyed.of_shard(0))
     found, body = split(value)
     assert found == header
     batch = wire.decode(body)
+    # The row without a key has no place in a shard.
+    kept = frame.filter(pl.col("text").is_not_null())
+    keys = canonical_keys(kept, binding.columns)
     assert Keys.from_arrow(batch.column(0)).to_list() == keys.to_list()
-    assert pl.DataFrame(pl.from_arrow(batch)).drop("__key").equals(frame)
+    assert pl.DataFrame(pl.from_arrow(batch)).drop("__key").equals(kept)
 
 
 def test_a_slice_of_rows_holds_only_its_rows() -> None:
     wire, binding = wire_and_binding()
     frame = every_type()
-    table = wire.table(frame, canonical_keys(frame, binding.columns).to_arrow())
+    table = wire.keyed(frame, 1).of_shard(0)
     header = Header("id", binding.id, 0, 3, 5, 2, at_end=False)
     batch = wire.decode(split(wire.encode(header, table.slice(1, 2)))[1])
-    assert pl.DataFrame(pl.from_arrow(batch)).drop("__key").equals(frame[1:3])
+    assert pl.DataFrame(pl.from_arrow(batch)).drop("__key").equals(frame[[1, 3]])
 
 
 def test_a_progress_record_is_a_header_alone() -> None:
@@ -104,3 +107,21 @@ def test_a_record_of_another_format_is_refused() -> None:
     with pytest.raises(StateError, match="format 2, this version reads 1") as caught:
         split(len(head).to_bytes(4, "little") + head)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 5])
+def test_rows_are_shared_out_by_their_keys_and_keep_their_order(shards: int) -> None:
+    wire, _ = wire_and_binding()
+    one = every_type()[:1]
+    frame = pl.concat([one.with_columns(text=pl.lit(f"k{n % 7}")) for n in range(40)])
+    frame = frame.with_columns(pl.Series("__offset", range(40)))
+    keyed = wire.keyed(frame, shards)
+    parts = [pl.DataFrame(pl.from_arrow(keyed.of_shard(shard))) for shard in range(shards)]
+    assert sum(part.height for part in parts) == 40
+    owners: dict[str, int] = {}
+    for shard, part in enumerate(parts):
+        assert part["__offset"].is_sorted()
+        for key in part["text"].unique():
+            assert owners.setdefault(key, shard) == shard
+    assert len(owners) == 7
+    assert len(set(owners.values())) > (shards > 1)

@@ -116,24 +116,24 @@ def test_a_topic_made_again_is_another_topic(log: Log) -> None:
     assert log.consumer("g").committed("t") == {}
 
 
-# Records
+# Records. Their times are whole ms: some logs keep no more.
 
 
 def test_records_come_back_in_order_with_all_their_parts(log: Log) -> None:
     topic = log.create_topic("t", partitions=2, append_time=False)
     headers: Headers = (("why", b"bad \x00 json"), ("why", b""), ("größe", b"\xff"))
     producer = log.producer()
-    producer.send("t", 1, b"one", key=b"k1", headers=headers, timestamp_us=30)
+    producer.send("t", 1, b"one", key=b"k1", headers=headers, timestamp_us=30_000)
     producer.send_many(
         "t",
         1,
         [b"two", None, b""],
         keys=[None, b"", b"k4"],
-        timestamps_us=[20, 10, 40],
+        timestamps_us=[20_000, 10_000, 40_000],
         headers=[(), headers[:1], ()],
     )
-    producer.send("t", 1, None, timestamp_us=50)
-    producer.send_many("t", 1, [b"six", b"seven"], timestamps_us=np.array([60, 70]))
+    producer.send("t", 1, None, timestamp_us=50_000)
+    producer.send_many("t", 1, [b"six", b"seven"], timestamps_us=np.array([60_000, 70_000]))
     producer.flush()
     assert log.start_offsets("t") == [0, 0]
     assert log.end_offsets("t") == [0, 7]
@@ -145,19 +145,19 @@ def test_records_come_back_in_order_with_all_their_parts(log: Log) -> None:
         stamps = r.timestamps_us.tolist()
         rows += zip(r.offsets.tolist(), stamps, r.keys, r.values, r.headers, strict=True)
     assert rows == [
-        (0, 30, b"k1", b"one", headers),
-        (1, 20, None, b"two", ()),
-        (2, 10, b"", None, headers[:1]),
-        (3, 40, b"k4", b"", ()),
-        (4, 50, None, None, ()),
-        (5, 60, None, b"six", ()),
-        (6, 70, None, b"seven", ()),
+        (0, 30_000, b"k1", b"one", headers),
+        (1, 20_000, None, b"two", ()),
+        (2, 10_000, b"", None, headers[:1]),
+        (3, 40_000, b"k4", b"", ()),
+        (4, 50_000, None, None, ()),
+        (5, 60_000, None, b"six", ()),
+        (6, 70_000, None, b"seven", ()),
     ]
 
 
 def test_the_columns_belong_to_the_caller(log: Log) -> None:
     log.create_topic("t", partitions=1, append_time=False)
-    values, stamps = [b"0", b"1"], np.array([7, 8])
+    values, stamps = [b"0", b"1"], np.array([7_000, 8_000])
     producer = log.producer()
     producer.send_many("t", 0, values, timestamps_us=stamps)
     values[0], stamps[0] = b"changed", 0
@@ -167,7 +167,7 @@ def test_the_columns_belong_to_the_caller(log: Log) -> None:
     first.offsets[:] = -1
     (again,) = drain(reader(log, "t", {0: 0}), 2)
     assert numbers([again]) == [0, 1]
-    assert again.timestamps_us.tolist() == [7, 8]
+    assert again.timestamps_us.tolist() == [7_000, 8_000]
     assert again.offsets.tolist() == [0, 1]
 
 
@@ -198,20 +198,20 @@ def test_an_append_time_topic_stamps_at_append(log: Log, injected: Clock) -> Non
 def test_offsets_at_a_time_are_the_first_that_arrived_then_or_later(log: Log) -> None:
     log.create_topic("t", partitions=3, append_time=False)
     producer = log.producer()
-    producer.send_many("t", 0, [b"x"] * 4, timestamps_us=[10, 40, 20, 30])
+    producer.send_many("t", 0, [b"x"] * 4, timestamps_us=[10_000, 40_000, 20_000, 30_000])
     producer.flush()
-    producer.send_many("t", 0, [b"x"] * 2, timestamps_us=[25, 50])
-    producer.send_many("t", 1, [b"x"], timestamps_us=[30])
+    producer.send_many("t", 0, [b"x"] * 2, timestamps_us=[25_000, 50_000])
+    producer.send_many("t", 1, [b"x"], timestamps_us=[30_000])
     producer.flush()
     assert log.offsets_at("t", 0) == [0, 0, 0]
-    assert log.offsets_at("t", 10) == [0, 0, 0]
-    assert log.offsets_at("t", 11) == [1, 0, 0]
-    assert log.offsets_at("t", 41) == [5, 1, 0]
-    assert log.offsets_at("t", 51) == [6, 1, 0]
+    assert log.offsets_at("t", 10_000) == [0, 0, 0]
+    assert log.offsets_at("t", 10_001) == [1, 0, 0]
+    assert log.offsets_at("t", 40_001) == [5, 1, 0]
+    assert log.offsets_at("t", 50_001) == [6, 1, 0]
     log.delete_records("t", {0: 2})
     assert log.offsets_at("t", 0) == [2, 0, 0]
-    assert log.offsets_at("t", 30) == [3, 0, 0]
-    assert log.offsets_at("t", 31) == [5, 1, 0]
+    assert log.offsets_at("t", 30_000) == [3, 0, 0]
+    assert log.offsets_at("t", 30_001) == [5, 1, 0]
 
 
 # Producers

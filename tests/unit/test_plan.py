@@ -209,7 +209,7 @@ def test_versions_of_a_view_live_beside_each_other() -> None:
 
 def test_an_unknown_service_is_named_with_the_closest() -> None:
     plan = compile_plan([services_of()])
-    with pytest.raises(NotFoundError, match='no service "spendin" here .*Did you mean "spending"'):
+    with pytest.raises(NotFoundError, match=r'no service "spendin" here .*Did you mean "spending"'):
         plan.service("spendin")
 
 

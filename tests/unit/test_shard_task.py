@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
+from harness import BASE_US, SECOND_US, SETTINGS, Harness, click, clicks_plan
 
 import headwater as hw
-from harness import BASE_US, SECOND_US, SETTINGS, Harness, click, clicks_plan
 from headwater.errors import StateError
+from headwater.flow import shard_task
 from headwater.flow.exchange import Header, lane_of, wires_of
-from headwater.flow.shard_task import HoleError
 from headwater.plan.plan import compile_plan
-from headwater.state.keys import canonical_keys
+from headwater_connectors.log.log import OffsetLostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +31,7 @@ class Lanes:
 
     def __init__(self, folder: Path, plan: Any = None, **changes: Any) -> None:
         settings = replace(SETTINGS, shards=1, poll_records_max=100, **changes)
-        self.harness = Harness(plan or clicks_plan(), folder, settings=settings)
+        self.harness = Harness(plan or clicks_plan(), folder, partitions=2, settings=settings)
         self.wires = wires_of(self.harness.plan)
         self.bindings = {b.entity: b.id for b in self.harness.plan.bindings}
 
@@ -56,11 +58,12 @@ class Lanes:
         frame = frame.with_columns(
             pl.Series("__offset", list(rows), pl.Int64), pl.col("at").alias("__ts")
         )
-        keys = canonical_keys(frame, wire.binding.columns).to_arrow()
+        table = wire.keyed(frame, 1).of_shard(0)
+        assert table.num_rows == len(rows)
         header = Header(
             TOPIC_ID, binding or wire.binding.id, partition, start, end, len(rows), at_end=False
         )
-        value = wire.encode(header, wire.table(frame, keys) if rows else None)
+        value = wire.encode(header, table if rows else None)
         producer = self.harness.log.producer()
         producer.send(self.harness.exchange, 0, value)
         producer.close()
@@ -85,11 +88,15 @@ def lanes(tmp_path: Path) -> Iterator[Lanes]:
     made.harness.close()
 
 
-def test_a_lane_begins_where_its_first_record_does(lanes: Lanes) -> None:
+def test_a_lane_begins_where_its_stream_does(lanes: Lanes) -> None:
+    start = lanes.harness.starts["clicks"]
+    start.positions[0] = 42
+    lanes.send(30, 41, {41: click(0)})  # before the start: not this view's business
     lanes.send(41, 43, {43: click(0, x=2.0)})
     lanes.apply()
     assert lanes.read() == (1, 2.0)
     assert lanes.shard.applied == {lanes.lane(): 43}
+    assert lanes.sample("headwater_exchange_holes_total", shard="0") is None
 
 
 def test_a_record_that_is_applied_already_is_skipped(lanes: Lanes) -> None:
@@ -131,28 +138,97 @@ def test_a_progress_record_moves_the_lane(lanes: Lanes) -> None:
     assert lanes.shard.applied == {lanes.lane(): 12}
 
 
-def test_a_hole_is_counted_and_named_and_nothing_of_the_poll_is_applied(lanes: Lanes) -> None:
-    lanes.send(-1, 2, {0: click(0)})
-    lanes.apply()
-    lanes.send(2, 3, {3: click(1)})
-    lanes.send(7, 9, {8: click(2)})
-    with pytest.raises(HoleError) as caught:
-        lanes.apply()
-    text = str(caught.value)
-    assert lanes.lane() in text
-    assert "offsets 4 to 7 are missing" in text
-    assert "\n" not in text
-    assert isinstance(caught.value, StateError)
-    assert lanes.sample("headwater_exchange_holes_total", shard="0") == 1
-    assert lanes.read() == (1, 1.0)
-    assert lanes.shard.applied == {lanes.lane(): 2}
+@pytest.fixture
+def pushed(lanes: Lanes) -> Lanes:
+    """Lanes whose source holds ten clicks in partition 0, some without a user; x names them."""
+    rows = [click(n, user=None if n in (3, 7) else "a", x=2.0**n) for n in range(10)]
+    producer = lanes.harness.log.producer()
+    values = [json.dumps(row).encode() for row in rows]
+    values[5] = b"not a row"
+    producer.send_many("clicks", 0, values, timestamps_us=[BASE_US] * 10)
+    producer.close()
+    return lanes
 
 
-def test_a_hole_between_progress_records_is_found_too(lanes: Lanes) -> None:
-    lanes.send(-1, 2)
-    lanes.send(3, 4)
-    with pytest.raises(HoleError, match="offsets 3 to 3 are missing"):
-        lanes.apply()
+ALL = sum(2.0**n for n in range(10) if n not in (3, 5, 7))
+
+
+def test_a_hole_is_filled_from_the_source_and_counted(pushed: Lanes) -> None:
+    pushed.send(-1, 1, {0: click(0, x=1.0), 1: click(1, x=2.0)})
+    pushed.apply()
+    assert pushed.read() == (2, 3.0)
+    pushed.send(8, 9, {9: click(9, x=512.0)})
+    pushed.apply()
+    assert pushed.read() == (7, ALL)
+    assert pushed.shard.applied == {pushed.lane(): 9}
+    assert pushed.sample("headwater_exchange_holes_total", shard="0") == 1
+
+
+def test_a_hole_is_named(pushed: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[dict[str, Any]] = []
+
+    class Log:
+        def warning(self, event: str, **fields: Any) -> None:
+            said.append({"event": event, **fields})
+
+    monkeypatch.setattr(shard_task, "_log", Log())
+    pushed.send(4, 5)
+    pushed.apply()
+    assert said == [
+        {"event": "exchange_hole_filled", "lane": pushed.lane(), "after": -1, "to": 4, "shard": 0}
+    ]
+
+
+def test_a_hole_before_progress_alone_is_filled_too(pushed: Lanes) -> None:
+    pushed.send(9, 12)
+    pushed.apply()
+    assert pushed.read() == (7, ALL)
+    assert pushed.shard.applied == {pushed.lane(): 12}
+
+
+def test_holes_within_one_poll_are_filled_once_each(pushed: Lanes) -> None:
+    pushed.send(1, 2, {2: click(2, x=4.0)})
+    pushed.send(4, 6, {6: click(6, x=64.0)})
+    pushed.send(1, 2, {2: click(2, x=4.0)})  # sent again, behind the others
+    pushed.send(8, 9)
+    pushed.apply()
+    assert pushed.read() == (6, ALL - 2.0**9)
+    assert pushed.sample("headwater_exchange_holes_total", shard="0") == 3
+
+
+def test_a_hole_whose_past_is_gone_ends_the_task_and_applies_nothing(pushed: Lanes) -> None:
+    pushed.send(-1, 0, {0: click(0, x=1.0)})
+    pushed.apply()
+    pushed.harness.log.delete_records("clicks", {0: 5})
+    pushed.send(0, 1, {1: click(1, x=2.0)})
+    pushed.send(7, 9, {9: click(9, x=512.0)})
+    with pytest.raises(OffsetLostError, match=r"clicks\[0\]: offset 2 is below the log's start 5"):
+        pushed.apply()
+    assert pushed.read() == (1, 1.0)
+    assert pushed.shard.applied == {pushed.lane(): 0}
+
+
+def test_what_the_hole_of_one_shard_holds_goes_to_that_shard_alone(tmp_path: Path) -> None:
+    harness = Harness(clicks_plan(), tmp_path, settings=replace(SETTINGS, shards=3))
+    users = [f"u{n}" for n in range(30)]
+    harness.push(click(n, user=user, page=n) for n, user in enumerate(users))
+    harness.settle()
+    exchange = harness.exchange
+    # Every shard has lost its state, and the exchange all its records.
+    harness.worker.close()
+    for path in sorted(tmp_path.iterdir()):
+        shutil.rmtree(path)
+    harness.log.delete_records(exchange, dict(enumerate(harness.log.end_offsets(exchange))))
+    harness.open()
+    harness.push([click(99, user="last", page=99)])
+    harness.settle()
+    reader = harness.worker.reader
+    info = reader.describe("clicks_of")
+    frame = pl.DataFrame({"user": users, "page": list(range(30))})
+    answer = reader.read(info, frame, BASE_US + 3_000 * SECOND_US)
+    assert answer.values["n_lifetime"].to_list() == [1] * 30
+    assert answer.values["hits_1h"].to_list() == [1] * 30
+    harness.close()
 
 
 def test_lanes_are_apart_by_partition_and_by_entity(lanes: Lanes) -> None:
@@ -175,11 +251,11 @@ def test_lanes_are_apart_by_partition_and_by_entity(lanes: Lanes) -> None:
 def test_rows_of_a_binding_that_the_plan_has_no_more_are_passed_over(lanes: Lanes) -> None:
     lanes.send(-1, 1, {0: click(0)}, binding="clicks/gone/user")
     lanes.send(-1, 1, {1: click(1, x=2.0)})
-    lanes.send(8, 9, {9: click(0)}, binding="clicks/gone/user")
+    lanes.send(8, 9, {9: click(0)}, binding="clicks/gone/user")  # nor do its holes matter
     lanes.apply()
     assert lanes.read() == (1, 2.0)
     assert lanes.shard.applied == {lanes.lane(): 1}
-    assert lanes.shard.next_offset == 3
+    assert [lanes.shard.next_offset] == lanes.harness.log.end_offsets(lanes.harness.exchange)
 
 
 def test_a_record_of_another_format_stops_the_task(lanes: Lanes) -> None:

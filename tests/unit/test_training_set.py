@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from harness import BASE_US, SECOND_US, moment
 
 import headwater as hw
-from harness import BASE_US, SECOND_US, moment
 from headwater.offline import history, point_in_time
 
 if TYPE_CHECKING:

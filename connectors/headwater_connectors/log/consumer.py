@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from headwater_connectors.log.local import LocalLog
     from headwater_connectors.log.log import Topic
 
-__all__ = ["LocalConsumer"]
+__all__ = ["LocalConsumer", "shares"]
 
 _Key = tuple[str, int]  # topic name, partition
 
@@ -59,7 +59,7 @@ class LocalConsumer:
             lags = self._wait(deadline)
             if not lags:
                 return []
-            taken = self._take(_shares(lags, records_max))
+            taken = self._take(shares(lags, records_max))
             if taken:
                 return taken
 
@@ -139,7 +139,7 @@ class LocalConsumer:
             raise StateError(msg)
 
 
-def _shares(lags: dict[_Key, int], records_max: int) -> dict[_Key, int]:
+def shares(lags: dict[_Key, int], records_max: int) -> dict[_Key, int]:
     """Share out `records_max` records: as evenly as the lags allow, all of it used.
 
     With fewer records than partitions the first ones get one each.

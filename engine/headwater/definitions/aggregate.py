@@ -67,10 +67,8 @@ class Count(Aggregate):
     kind = "count"
     column: str | None = None
 
-    def output_dtype(self, schema: Mapping[str, pl.DataType]) -> pl.DataType:
+    def output_dtype(self, _schema: Mapping[str, pl.DataType]) -> pl.DataType:
         """Return Int64, whatever is counted."""
-        if self.column is not None and schema[self.column].is_float():
-            return pl.Int64()
         return pl.Int64()
 
 

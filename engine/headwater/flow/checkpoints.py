@@ -56,7 +56,6 @@ class Checkpoints:
 
     def __call__(self, tick: Tick) -> None:
         """Start a checkpoint when one is due; make room when memory is over its budget."""
-        self._metrics.state_bytes.labels("used").set(self._memory.used_bytes)
         for view_id, late in late_events(self._shards.values()).items():
             self._metrics.late_rows.labels(view_id).set(late)
         if self.relieve():
@@ -66,8 +65,10 @@ class Checkpoints:
         if not self._durable:
             self._forget_applied(tick)
             return
-        if self._writing is not None and not self._writing.done():
-            return
+        if self._writing is not None:
+            if not self._writing.done():
+                return
+            self.wait()
         rows = sum(shard.events_since_checkpoint for shard in self._shards.values())
         waited_us = tick.now_us - self._started_us
         if rows >= self._settings.checkpoint_rows or (
@@ -77,14 +78,22 @@ class Checkpoints:
 
     def relieve(self) -> bool:
         """Make room when memory is over its budget; return whether it was."""
-        if not self._memory.over_budget:
+        tables = sum(g.overhead_bytes for s in self._shards.values() for g in s.groups.values())
+        self._metrics.state_bytes.labels("arena").set(self._memory.used_bytes)
+        self._metrics.state_bytes.labels("tables").set(tables)
+        if self._memory.reserved_bytes + tables <= self._memory.budget_bytes:
             return False
+        self.make_room()
+        return True
+
+    def make_room(self) -> None:
+        """Write every change down and empty memory of what wasn't used lately.
+
+        The caller is the one that changes rows, and what it has applied is what its shards say.
+        """
         self.wait()
         written = make_room(self._memory, self._shards.values())
         self._metrics.checkpoint_bytes.inc(written)
-        for shard in self._shards.values():
-            self._written_at[shard.number] = shard.next_offset
-        return True
 
     def _forget_applied(self, tick: Tick) -> None:
         """Without stores to go on from nothing is ever replayed: what is applied can go."""

@@ -44,14 +44,20 @@ class Evaluated:
     view_id: str
     keys: Keys
     events: NDArray[np.uint64]
+    fetched: dict[bytes, bytes]  # rows of these keys that were only on disk
+
+    def words_wanted(self) -> int:
+        """Return how many arena words applying may take."""
+        return self.shard.groups[self.view_id].words_wanted(self.keys, self.fetched.values())
 
     def apply(self) -> None:
         """Fold the events into the shard; the caller holds the memory's lock."""
-        self.shard.apply(self.view_id, self.keys, self.events)
+        self.shard.apply(self.view_id, self.keys, self.events, self.fetched)
 
 
 def evaluate(views: Iterable[ViewPlan], runs: Sequence[Run], metrics: Metrics) -> list[Evaluated]:
-    """Run the row logic of each view once over all runs; a view's runs stay in their order."""
+    """Run the row logic of each view once over all runs; return one batch per view and shard."""
+    runs = sorted(runs, key=lambda run: run.shard.number)
     table = pa.Table.from_batches([run.rows for run in runs])
     lengths = np.array([run.rows.num_rows for run in runs])
     partitions = np.repeat([run.partition for run in runs], lengths)
@@ -59,16 +65,20 @@ def evaluate(views: Iterable[ViewPlan], runs: Sequence[Run], metrics: Metrics) -
     frame = pl.DataFrame(pl.from_arrow(table.drop_columns([KEY])))
     times = frame["__ts"].to_numpy()
     positions = positions_of(partitions, frame["__offset"].to_numpy())
+    # One batch per shard: a row on disk must be fetched once, not again over its newer self.
+    shards = {run.shard.number: run.shard for run in runs}
+    owners = np.repeat([run.shard.number for run in runs], lengths)
+    ends = np.searchsorted(owners, list(shards), side="right")
     found = []
     for view in views:
         kept, events = _events(view, frame, times, positions, metrics)
-        cuts = [0, *np.searchsorted(kept, np.cumsum(lengths), side="left").tolist()]
+        cuts = [0, *np.searchsorted(kept, ends, side="left").tolist()]
         kept_keys = keys.take(kept)
-        found += [
-            Evaluated(run.shard, view.id, kept_keys.slice(begin, end), events[begin:end])
-            for run, (begin, end) in zip(runs, pairwise(cuts), strict=True)
-            if begin < end
-        ]
+        for shard, (begin, end) in zip(shards.values(), pairwise(cuts), strict=True):
+            if begin < end:
+                keyed = kept_keys.slice(begin, end)
+                fetched = shard.fetch(view.id, keyed)
+                found.append(Evaluated(shard, view.id, keyed, events[begin:end], fetched))
     return found
 
 

@@ -45,7 +45,10 @@ def json_records(
                 f' pl.col("{name}").dt.replace_time_zone("UTC") if it is UTC'
             )
             raise RequestError(msg)
-    return frame.write_ndjson().encode().splitlines()
+    # In UTC: an old local time may differ from it by seconds, which JSON text would lose.
+    zoned = [name for name, dtype in frame.schema.items() if getattr(dtype, "time_zone", None)]
+    utc = frame.with_columns(pl.col(name).dt.convert_time_zone("UTC") for name in zoned)
+    return utc.write_ndjson().encode().splitlines()
 
 
 def _frame(rows: pl.DataFrame | pl.LazyFrame | Sequence[Mapping[str, Any]]) -> pl.DataFrame:

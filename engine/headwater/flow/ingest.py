@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from headwater.flow.decode import Decoder, Rows
 from headwater.flow.pipeline import Tick
+from headwater.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from headwater.definitions.stream import Stream
     from headwater.flow.metrics import Metrics
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from headwater_connectors.log.log import Consumer, Producer, Records
 
 __all__ = ["Ingest"]
+
+_log = get_logger(__name__)
 
 _COMMIT_EVERY_US = 500_000
 
@@ -35,7 +39,6 @@ class Ingest:
         dead_letters: DeadLetters,
         metrics: Metrics,
         positions: Mapping[int, int],
-        published: Callable[[int], None],
     ) -> None:
         self._topic = stream.topic
         self._decoder = Decoder(stream)
@@ -44,7 +47,6 @@ class Ingest:
         self._consumer = consumer
         self._dead_letters = dead_letters
         self._metrics = metrics
-        self._published = published
         self._next = dict(positions)
         self._committed = dict(positions)
         self._committed_at_us = 0
@@ -60,19 +62,19 @@ class Ingest:
         for reject in rows.rejects:
             self._dead_letters.put(records, reject, stage="decode")
             self._metrics.dead_letters.labels(self._topic, reject.reason).inc()
+        if rows.rejects:
+            why = Counter(reject.reason for reject in rows.rejects)
+            _log.warning("dead_letters", topic=self._topic, **why)
         self._metrics.rows.labels(self._topic, "decoded").inc(rows.frame.height)
         return rows
 
     def publish(self, batches: Batches) -> Batches:
         """Send rows to their shards; commit what every shard has been told of."""
-        sent = 0
-        for batch in batches:
-            if isinstance(batch, Rows):
-                sent += self._publisher.send(batch)
-                self._next[batch.records.partition] = batch.records.next_offset
-        if sent:
-            # Counted first: a shard may apply them before this returns.
-            self._published(sent)
+        rows = [batch for batch in batches if isinstance(batch, Rows)]
+        for batch in rows:
+            self._publisher.send(batch)
+            self._next[batch.records.partition] = batch.records.next_offset
+        if rows:
             self._producer.flush()
         ticks = [batch for batch in batches if isinstance(batch, Tick)]
         for tick in ticks:

@@ -86,6 +86,16 @@ class LocalFolder:
             os.fsync(file.fileno())
         self._temporary.replace(self._meta_path)
 
+    @staticmethod
+    def shards_of(path: Path | None) -> int | None:
+        """Return how many shards a folder was made with, None where there is no store yet."""
+        if path is None or not (path / _META).exists():
+            return None
+        try:
+            return msgspec.json.decode((path / _META).read_bytes(), type=_Meta).shards
+        except msgspec.MsgspecError:
+            return None
+
     @property
     def log(self) -> Path:
         """The log's folder."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from headwater.flow.exchange import RECORD_BYTES_MAX, Header, wires_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import pyarrow as pa
 
@@ -43,11 +43,13 @@ class Publisher:
         shards: int,
         producer: Producer,
         positions: Mapping[int, int],
+        published: Callable[[int], None],
     ) -> None:
         self._topic_id = topic.id
         self._exchange = exchange
         self._shards = shards
         self._producer = producer
+        self._published = published
         wires = wires_of(plan)
         self._lanes = {
             partition: [
@@ -57,12 +59,10 @@ class Publisher:
             for partition, offset in positions.items()
         }
 
-    def send(self, rows: Rows) -> int:
-        """Send rows to their shards, unacknowledged yet; return how many, over all bindings."""
-        to_offset = rows.records.next_offset - 1
-        return sum(
-            self._send_lane(lane, rows, to_offset) for lane in self._lanes[rows.records.partition]
-        )
+    def send(self, rows: Rows) -> None:
+        """Send rows to their shards, unacknowledged yet."""
+        for lane in self._lanes[rows.records.partition]:
+            self._send_lane(lane, rows, rows.records.next_offset - 1)
 
     def tell(self, partition: int, to_offset: int, *, at_end: bool) -> None:
         """Send a progress record to every shard that hasn't been told of `to_offset` yet."""
@@ -80,11 +80,12 @@ class Publisher:
             for shard in range(self._shards):
                 self._send_record(lane, shard, None, lane.told[shard], at_end=False)
 
-    def _send_lane(self, lane: _Lane, rows: Rows, to_offset: int) -> int:
+    def _send_lane(self, lane: _Lane, rows: Rows, to_offset: int) -> None:
         keyed = lane.wire.keyed(rows.frame, self._shards)
+        # Counted first: a full buffer is sent on the way, and a shard may be quick.
+        self._published(keyed.rows.num_rows)
         for shard in range(self._shards):
             self._send_rows(lane, shard, keyed.of_shard(shard), to_offset)
-        return int(keyed.rows.num_rows)
 
     def _send_rows(self, lane: _Lane, shard: int, rows: pa.RecordBatch, to_offset: int) -> None:
         """Send a shard's rows in as few records as they fit."""

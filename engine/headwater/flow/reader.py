@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from headwater.errors import NotFoundError, did_you_mean
+from headwater.errors import HeadwaterError, NotFoundError, did_you_mean
 from headwater.flow.answer import Answer, RequestError, ServiceInfo, Status
 from headwater.kernels.keys import partition_rows, shard_of
 from headwater.kernels.rows import NO_HORIZON, left_edges
@@ -17,7 +18,7 @@ from headwater.state.group import Values
 from headwater.state.keys import canonical_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -71,6 +72,8 @@ class ShardReader:
         complete_from: Mapping[str, int],
     ) -> None:
         self._complete_from = complete_from
+        # Raises where what stands behind these shards has stopped: old values aren't served as new.
+        self.check: Callable[[], None] = lambda: None
         self._plan = plan
         self._shards = shards
         self._memory = memory
@@ -140,6 +143,7 @@ class ShardReader:
         The time is `at_us`, or else this worker's clock. Raises RequestError for a time that can't
         be one.
         """
+        self.check()
         t_us = self._clock() if at_us is None else at_us
         if not -_LATEST_US < t_us < _LATEST_US:
             msg = f"at: {t_us} µs since 1970 is not a time; give a datetime with a time zone"
@@ -164,7 +168,7 @@ class ShardReader:
         found = self._plan.service(info.name)
         read: dict[str, tuple[list[pl.Series], NDArray[np.uint8]]] = {}
         # One hold for all views: a vector is of one moment, not torn between two batches.
-        with self._memory.lock:
+        with self._open():
             for view in found.views:
                 read[view.view.name] = self._read_view(view, inputs, t_us, offsets)
         parts: list[tuple[list[pl.Series], NDArray[np.uint8]]] = []
@@ -188,7 +192,7 @@ class ShardReader:
     ) -> tuple[list[pl.Series], NDArray[np.uint8]]:
         wanted = [self._column(name) for name in info.features]
         read: dict[str, tuple[list[pl.Series], NDArray[np.uint8]]] = {}
-        with self._memory.lock:
+        with self._open():
             for view, _ in wanted:
                 if view.id not in read:
                     read[view.id] = self._read_view(view, inputs, t_us, offsets)
@@ -226,6 +230,15 @@ class ShardReader:
         statuses[:, too_old] = Status.OUT_OF_RANGE
         return feature_columns(view.layout, view.feature_names, values), statuses
 
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        """Hold the rows still; refuse when they are gone."""
+        with self._memory.lock:
+            if self._memory.released:
+                msg = "the store is closed; open it again"
+                raise HeadwaterError(msg)
+            yield
+
     def _warming(self, view: ViewPlan, t_us: int) -> NDArray[np.bool_]:
         """Return which features look back past where the stream's history begins."""
         table = view.layout.table
@@ -252,5 +265,8 @@ def _on_demand_answer(
         too_old = np.zeros(len(made[0]), np.bool_)
     null = np.stack([series.is_null().to_numpy() for series in made])
     statuses = np.where(null, Status.NULL, Status.PRESENT).astype(np.uint8)
+    for one in inputs:
+        for uncertain in (Status.WARMING, Status.STALE):
+            statuses[:, (one == uncertain).any(axis=0)] = uncertain
     statuses[:, too_old] = Status.OUT_OF_RANGE
     return list(made), statuses

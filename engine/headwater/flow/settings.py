@@ -20,4 +20,3 @@ class WorkerSettings:
     checkpoint_every_us: int = 10_000_000
     checkpoint_rows: int = 500_000  # rows applied since the last checkpoint, before the next starts
     keep_exchange: bool = False  # keep exchange records below the checkpoint, for recomputation
-    archive_raw: bool = True

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headwater.flow.evaluate import Run, evaluate
+from headwater.flow.evaluate import Evaluated, Run, evaluate
 from headwater.flow.exchange import split, wires_of
 from headwater.flow.pipeline import Tick
 from headwater.kernels.rows import NO_HORIZON
 from headwater.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
+    import pyarrow as pa
+
+    from headwater.flow.checkpoints import Checkpoints
     from headwater.flow.exchange import Header
     from headwater.flow.history import History
     from headwater.flow.metrics import Metrics
@@ -25,25 +28,35 @@ if TYPE_CHECKING:
     from headwater.plan.plan import Plan
     from headwater.state.memory import Memory
     from headwater.state.shard import Shard
-    from headwater_connectors.log.log import Records
-
 __all__ = ["ShardTask"]
 
 _log = get_logger(__name__)
 
+# About what a row of a new entity takes in one view; a guess that only sizes slices.
+_ROW_BYTES = 2048
+_SLICE_ROWS_MIN = 256
 
-@dataclass(slots=True)
-class _Poll:
-    """What one poll brings: lanes as they will be applied by shard, rows to evaluate by binding."""
 
-    applied: dict[int, dict[str, int]]
-    runs: dict[str, list[Run]] = field(default_factory=lambda: defaultdict(list))
-    newest_us: dict[int, int] = field(default_factory=lambda: defaultdict(lambda: NO_HORIZON))
-    rows: int = 0
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A stretch of a lane for one shard: its rows, and where it leaves lane and exchange."""
+
+    shard: Shard
+    lane: str
+    binding: str
+    partition: int
+    rows: pa.RecordBatch | None
+    to_offset: int
+    next_offset: int
+    arrival_us: int
+
+    @property
+    def count(self) -> int:
+        return 0 if self.rows is None else int(self.rows.num_rows)
 
 
 class ShardTask:
-    """Applies exchange records to the shards of this worker."""
+    """Applies exchange records to the shards of this worker, a bounded slice at a time."""
 
     def __init__(
         self,
@@ -55,99 +68,171 @@ class ShardTask:
         history: History,
         starts: Mapping[str, Start],
         applied: Callable[[int], None],
-        checkpoint: Callable[[Tick], None],
+        checkpoints: Checkpoints,
     ) -> None:
-        self._plan = plan
         self._shards = shards
         self._memory = memory
         self._metrics = metrics
         self._history = history
         self._starts = starts
         self._applied = applied
-        self._checkpoint = checkpoint
+        self._checkpoints = checkpoints
         self._wires = wires_of(plan)
         self._views = {binding.id: plan.views_of(binding) for binding in plan.bindings}
+        # What a slice may add must fit the arena beyond its budget.
+        per_row = _ROW_BYTES * max(1, len(plan.views))
+        self._slice_rows = max(_SLICE_ROWS_MIN, memory.headroom_bytes // per_row)
 
     def __call__(self, batches: Batches) -> Batches:
         """Apply every record of a poll, then let the checkpoint policy act."""
-        records = [batch for batch in batches if not isinstance(batch, Tick)]
-        if records:
-            self._apply(records)
+        pending: list[_Piece] = []
+        rows = 0
+        for piece in self._pieces(batches):
+            pending.append(piece)
+            rows += piece.count
+            if rows >= self._slice_rows:
+                self._apply(pending)
+                pending, rows = [], 0
+        self._apply(pending)
         ticks = [batch for batch in batches if isinstance(batch, Tick)]
         for tick in ticks:
-            self._checkpoint(tick)
+            self._checkpoints(tick)
         return ticks
 
-    def _apply(self, batches: list[Records]) -> None:
-        poll = _Poll(
-            {
-                records.partition: dict(self._shards[records.partition].applied)
-                for records in batches
-            }
-        )
+    def _pieces(self, batches: Batches) -> Iterator[_Piece]:
+        """Yield what the records of a poll bring that isn't applied yet, in their order."""
         for records in batches:
-            self._take(records, poll)
-        evaluated = [
-            one
-            for binding, runs in poll.runs.items()
-            for one in evaluate(self._views[binding], runs, self._metrics)
-        ]
-        with self._memory.lock:
-            for one in evaluated:
-                one.apply()
-            for records in batches:
-                shard = self._shards[records.partition]
-                shard.applied.update(poll.applied[shard.number])
-                shard.advance(records.next_offset, poll.newest_us[shard.number])
-        self._applied(poll.rows)
-
-    def _take(self, records: Records, poll: _Poll) -> None:
-        """Take in the records of one shard: what they cover, and the rows not applied yet."""
-        shard = self._shards[records.partition]
-        lanes = poll.applied[shard.number]
-        newest_us = poll.newest_us[shard.number]
-        arrivals = records.timestamps_us.tolist()
-        for value, arrival_us in zip(records.values, arrivals, strict=True):
-            assert value is not None
-            header, body = split(value)
-            poll.rows += header.rows
-            if header.binding not in self._wires:
+            if isinstance(records, Tick):
                 continue
-            done = lanes.get(header.lane, self._before(header))
-            if header.to_offset <= done:
-                continue
-            for run in self._chained(shard, header, body, done):
-                poll.runs[header.binding].append(run)
-                latest = int(run.rows.column(2).to_numpy().max())
-                newest_us = max(newest_us, min(latest, arrival_us))
-            lanes[header.lane] = header.to_offset
-        poll.newest_us[shard.number] = newest_us
+            shard = self._shards[records.partition]
+            lanes = dict(shard.applied)
+            brought = 0
+            for value, offset, arrival_us in zip(
+                records.values,
+                records.offsets.tolist(),
+                records.timestamps_us.tolist(),
+                strict=True,
+            ):
+                assert value is not None
+                header, body = split(value)
+                brought += header.rows
+                if header.binding in self._wires:
+                    done = lanes.get(header.lane, self._before(header))
+                    yield from self._chained(shard, header, body, done, offset, arrival_us)
+                    lanes[header.lane] = max(done, header.to_offset)
+            self._applied(brought)
 
     def _before(self, header: Header) -> int:
         """Return the last offset a lane that was never applied need not have: before its start."""
         start = self._starts[self._wires[header.binding].stream.topic]
         return start.positions[header.partition] - 1
 
-    def _chained(self, shard: Shard, header: Header, body: memoryview, done: int) -> list[Run]:
-        """Return a record's rows above `done`, and before them those of a hole (chain rule)."""
-        runs = []
+    def _chained(
+        self,
+        shard: Shard,
+        header: Header,
+        body: memoryview,
+        done: int,
+        offset: int,
+        arrival_us: int,
+    ) -> Iterator[_Piece]:
+        """Yield a record's rows above `done`, and before them those of a hole (the chain rule)."""
+
+        def piece(rows: pa.RecordBatch | None, to_offset: int, next_offset: int) -> _Piece:
+            return _Piece(
+                shard, header.lane, header.binding, header.partition, rows, to_offset, next_offset,
+                arrival_us,
+            )  # fmt: skip
+
         if header.from_offset > done:
-            runs = self._fill(shard, header, (done, header.from_offset))
+            for rows in self._fill(shard, header, (done, header.from_offset)):
+                for part, last in self._parts(rows):
+                    yield piece(part, last, offset)
+            yield piece(None, header.from_offset, offset)
+        if header.to_offset <= done:
+            yield piece(None, done, offset + 1)
+            return
         if header.rows:
             rows = self._wires[header.binding].decode(body)
             if header.from_offset < done:
                 offsets = rows.column(1).to_numpy()
                 rows = rows.slice(int(np.searchsorted(offsets, done, side="right")))
-            runs.append(Run(shard, header.partition, rows))
-        return [run for run in runs if run.rows.num_rows]
+            for part, last in self._parts(rows):
+                yield piece(part, last, offset)
+        yield piece(None, header.to_offset, offset + 1)
 
-    def _fill(self, shard: Shard, header: Header, stretch: tuple[int, int]) -> list[Run]:
+    def _parts(self, rows: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, int]]:
+        """Cut rows to slices; each comes with its last source offset."""
+        for begin in range(0, rows.num_rows, self._slice_rows):
+            part = rows.slice(begin, self._slice_rows)
+            yield part, part.column(1)[part.num_rows - 1].as_py()
+
+    def _fill(
+        self, shard: Shard, header: Header, stretch: tuple[int, int]
+    ) -> Iterator[pa.RecordBatch]:
         self._metrics.holes.labels(str(shard.number)).inc()
         _log.warning(
-            "exchange_hole_filled", lane=header.lane, after=stretch[0], to=stretch[1],
+            "exchange_hole_filled",
+            lane=header.lane,
+            after=stretch[0],
+            to=stretch[1],
             shard=shard.number,
-        )  # fmt: skip
-        history = self._history.rows(header.binding, header.partition, stretch)
+        )
+        for number, rows in self._history.rows(header.binding, header.partition, stretch):
+            if number == shard.number:
+                yield rows
+
+    def _apply(self, pieces: list[_Piece]) -> None:
+        """Apply pieces, all at once for a reader; half at a time where memory is too small."""
+        runs: dict[str, list[Run]] = defaultdict(list)
+        for piece in pieces:
+            if piece.rows is not None and piece.count:
+                runs[piece.binding].append(Run(piece.shard, piece.partition, piece.rows))
+        evaluated = self._evaluate(runs)
+        wanted = sum(one.words_wanted() for one in evaluated)
+        if wanted > self._memory.free_words:
+            self._checkpoints.make_room()
+            evaluated = self._evaluate(runs)
+            wanted = sum(one.words_wanted() for one in evaluated)
+            if wanted > self._memory.free_words and sum(piece.count for piece in pieces) > 1:
+                for half in _halves(pieces):
+                    self._apply(half)
+                return
+        with self._memory.lock:
+            for one in evaluated:
+                one.apply()
+            for piece in pieces:
+                piece.shard.applied[piece.lane] = piece.to_offset
+                piece.shard.advance(piece.next_offset, _newest_us(piece))
+        self._checkpoints.relieve()
+
+    def _evaluate(self, runs: Mapping[str, list[Run]]) -> list[Evaluated]:
         return [
-            Run(shard, header.partition, rows) for number, rows in history if number == shard.number
+            one
+            for binding, found in runs.items()
+            for one in evaluate(self._views[binding], found, self._metrics)
         ]
+
+
+def _newest_us(piece: _Piece) -> int:
+    if piece.rows is None or not piece.count:
+        return NO_HORIZON
+    return min(int(piece.rows.column(2).to_numpy().max()), piece.arrival_us)
+
+
+def _halves(pieces: list[_Piece]) -> tuple[list[_Piece], list[_Piece]]:
+    """Cut pieces in two; a single piece by its rows."""
+    with_rows = [i for i, piece in enumerate(pieces) if piece.count]
+    if len(with_rows) > 1:
+        middle = with_rows[len(with_rows) // 2]
+        return pieces[:middle], pieces[middle:]
+    at = with_rows[0]
+    whole = pieces[at]
+    assert whole.rows is not None
+    first = whole.rows.slice(0, whole.count // 2)
+    second = whole.rows.slice(whole.count // 2)
+    upto = first.column(1)[first.num_rows - 1].as_py()
+    return (
+        [*pieces[:at], replace(whole, rows=first, to_offset=upto)],
+        [replace(whole, rows=second), *pieces[at + 1 :]],
+    )

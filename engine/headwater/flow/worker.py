@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headwater.errors import StateError
 from headwater.flow.archive_task import ArchiveTask
 from headwater.flow.checkpoints import Checkpoints
 from headwater.flow.evaluate import Run, evaluate
@@ -77,8 +79,14 @@ class Worker:
         self.archive_tasks: dict[str, ArchiveTask] = {}
         self._producer = log.producer()
         self._backlog = 0
+        self._backlog_lock = threading.Lock()
         self._history = History(plan, log, settings.shards)
-        self._build_new_views()
+        try:
+            self._check_not_ahead()
+            self._build_new_views()
+        except BaseException:
+            self.abandon()
+            raise
 
     def _open_shards(self, stores: Stores) -> dict[int, Shard]:
         """Open every shard, or none: one that is refused leaves no other's folder locked."""
@@ -121,10 +129,31 @@ class Worker:
             known = int(np.searchsorted(offsets, upto.get(number, -1), side="right"))
             if known:
                 run = Run(self.shards[number], partition, rows.slice(0, known))
+                evaluated = evaluate([view], [run], self.metrics)
+                if sum(one.words_wanted() for one in evaluated) > self.memory.free_words:
+                    self.checkpoints.make_room()
+                    evaluated = evaluate([view], [run], self.metrics)
                 with self.memory.lock:
-                    for one in evaluate([view], [run], self.metrics):
+                    for one in evaluated:
                         one.apply()
             self.checkpoints.relieve()
+
+    def _check_not_ahead(self) -> None:
+        """Refuse state that has applied more than the log holds."""
+        for name, start in self.starts.items():
+            ends = self.log.end_offsets(name)
+            for binding in self.plan.bindings_of(name):
+                for partition in start.positions:
+                    lane = lane_of(start.topic_id, binding.id, partition)
+                    for shard in self.shards.values():
+                        if shard.applied.get(lane, -1) >= ends[partition]:
+                            msg = (
+                                f'stream "{name}": the state of shard {shard.number} is ahead of'
+                                f" the log, which ends at offset {ends[partition]} of partition"
+                                f" {partition}; the log has lost its end (a power failure?): remove"
+                                " the state folder to rebuild it from the log"
+                            )
+                            raise StateError(msg)
 
     def pipelines(self) -> tuple[tuple[Pipeline, ...], ...]:
         """Return the pipelines, in groups that may each have a thread: sources, shards."""
@@ -145,6 +174,7 @@ class Worker:
             shards=self.settings.shards,
             producer=self._producer,
             positions=positions,
+            published=self._published,
         )
         ingest = Ingest(
             self.plan.streams[topic.name],
@@ -154,7 +184,6 @@ class Worker:
             dead_letters=self._dead_letters(topic),
             metrics=self.metrics,
             positions=positions,
-            published=self._published,
         )
         source = LogSource(
             consumer,
@@ -203,19 +232,21 @@ class Worker:
             history=self._history,
             starts=self.starts,
             applied=self._applied,
-            checkpoint=self.checkpoints,
+            checkpoints=self.checkpoints,
         )
         source = LogSource(consumer, records_max=self.settings.poll_records_max, clock=self.clock)
         return Pipeline("shards", source, (task,))
 
     def _published(self, rows: int) -> None:
-        self._backlog += rows
-        self.metrics.backlog_rows.set(self._backlog)
+        with self._backlog_lock:
+            self._backlog += rows
+            self.metrics.backlog_rows.set(self._backlog)
 
     def _applied(self, rows: int) -> None:
         # Records from before a restart were never counted as published here.
-        self._backlog = max(0, self._backlog - rows)
-        self.metrics.backlog_rows.set(self._backlog)
+        with self._backlog_lock:
+            self._backlog = max(0, self._backlog - rows)
+            self.metrics.backlog_rows.set(self._backlog)
 
     def _forget(self, shard: int, next_offset: int) -> None:
         if not self.settings.keep_exchange:
@@ -236,11 +267,9 @@ class Worker:
         return True
 
     def abandon(self) -> None:
-        """Let go of the stores without writing anything: after an error, memory isn't trusted."""
+        """Let go of everything without writing: after an error, memory isn't trusted."""
         self.checkpoints.abandon()
-        for shard in self.shards.values():
-            shard.close()
-        self.memory.release()
+        self._release()
 
     def close(self) -> None:
         """Write the last checkpoint and close the stores; call it when no pipeline runs."""
@@ -250,6 +279,11 @@ class Worker:
             self.checkpoints.close(self.clock())
         finally:
             self._producer.close()
+            self._release()
+
+    def _release(self) -> None:
+        # Under the lock: a read that is under way ends first, a later one is refused.
+        with self.memory.lock:
+            self.memory.release()
             for shard in self.shards.values():
                 shard.close()
-            self.memory.release()

@@ -28,11 +28,11 @@ def gather_events(
 ) -> None:
     """Copy the rows `order` (m) of `words` (n, event words) and `visible` (n), in that order.
 
-    They go to `events` (m · event words, flat) and `events_visible` (m).
+    They go to `events` (m, event words) and `events_visible` (m).
     """
     width = words.shape[1]
     flat, visible, order = borrowed(words.reshape(-1)), borrowed(visible), borrowed(order)
-    events, events_visible = borrowed(events), borrowed(events_visible)
+    target, events_visible = borrowed(events.reshape(-1)), borrowed(events_visible)
     count = order.shape[0]
     for i in range(count):
         if i + _AHEAD < count:
@@ -40,5 +40,5 @@ def gather_events(
             prefetch(visible, order[i + _AHEAD])
         row = order[i] * width
         for j in range(width):
-            events[i * width + j] = flat[row + j]
+            target[i * width + j] = flat[row + j]
         events_visible[i] = visible[order[i]]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from headwater.definitions.expression import Filter, apply_steps
-from headwater.offline.point_in_time import Events, no_events
+from headwater.offline.point_in_time import Events
 from headwater.state.events import event_words, positions_of
 from headwater.state.keys import canonical_keys
 
@@ -56,6 +56,44 @@ class Sight:
     ages: bool
 
 
+class _Gathered:
+    """Events in memory, in arrays with room for those to come.
+
+    Room that is never used costs address space only; copies of a list of batches would cost twice
+    the memory while they are made.
+    """
+
+    def __init__(self, width: int, room: int) -> None:
+        self._used = 0
+        self._slots = np.empty(room, np.int32)
+        self._words = np.empty((room, width), np.uint64)
+        self._visible = np.empty(room, np.int64)
+
+    def add(self, events: Events) -> None:
+        """Append events."""
+        first, last = self._used, self._used + len(events.slots)
+        if last > len(self._slots):
+            room = max(last, 2 * len(self._slots))
+            self._slots = _longer(self._slots, room)
+            self._words = _longer(self._words, room)
+            self._visible = _longer(self._visible, room)
+        self._slots[first:last] = events.slots
+        self._words[first:last] = events.words
+        self._visible[first:last] = events.visible
+        self._used = last
+
+    def events(self) -> Events:
+        """Return what was added."""
+        used = self._used
+        return Events(self._slots[:used], self._words[:used], self._visible[:used])
+
+
+def _longer(array: NDArray[Any], room: int) -> NDArray[Any]:
+    longer = np.empty((room, *array.shape[1:]), array.dtype)
+    longer[: len(array)] = array
+    return longer
+
+
 class History:
     """Gathers a view's events once, and hands them out by bucket of entities.
 
@@ -76,7 +114,8 @@ class History:
         self._visible = visible
         self.entities = len(index)
         self.buckets = max(1, -(-events // EVENTS_PER_BUCKET_MAX))
-        self._kept: list[Events] = []
+        room = events if self.buckets == 1 else 0
+        self._gathered = _Gathered(view.layout.event_words, room)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         if self.buckets > 1:
             self._folder = tempfile.TemporaryDirectory(prefix="headwater-history-")
@@ -125,7 +164,7 @@ class History:
 
     def _add(self, events: Events) -> None:
         if self.buckets == 1:
-            self._kept.append(events)
+            self._gathered.add(events)
             return
         number = events.slots.astype(np.int64) * self.buckets // self.entities
         for b in range(self.buckets):
@@ -149,14 +188,7 @@ class History:
         """Return the events of a bucket; slots count from the bucket's first entity."""
         first, _ = self.bounds(number)
         if self.buckets == 1:
-            kept = self._kept
-            if len(kept) <= 1:
-                return kept[0] if kept else no_events(self._view.layout)
-            return Events(
-                np.concatenate([one.slots for one in kept]),
-                np.concatenate([one.words for one in kept]),
-                np.concatenate([one.visible for one in kept]),
-            )
+            return self._gathered.events()
         slots = self._load(number, "slots", np.dtype(np.int32)) - np.int32(first)
         width = self._view.layout.event_words
         words = self._load(number, "words", np.dtype(np.uint64)).reshape(-1, width)

@@ -64,22 +64,6 @@ class Reads:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sorted:
-    order: NDArray[np.int64]
-    starts: NDArray[np.int64]
-
-
-def _by_entity(slots: NDArray[np.int32], key: NDArray[np.int64], entities: int) -> _Sorted:
-    """Sort by (entity, key), stable: a counting sort where keys ascend already, as history does."""
-    ascending = len(key) < 2 or bool((key[1:] >= key[:-1]).all())
-    if ascending:
-        return _Sorted(*counting_sort_by_slot(slots, entities))
-    by_key = np.argsort(key, kind="stable")
-    order, starts = counting_sort_by_slot(slots[by_key], entities)
-    return _Sorted(by_key[order], starts)
-
-
-@dataclass(frozen=True, slots=True)
 class _Block:
     """Some entities' events and reads, sorted by entity and `visible`; `words` are flat."""
 
@@ -98,36 +82,39 @@ def features_at(layout: Layout, entities: int, events: Events, reads: Reads) -> 
 
     Entities are independent, so threads take blocks of them; the bits don't depend on how many.
     """
-    history = _by_entity(events.slots, events.visible, entities)
-    spine = _by_entity(reads.slots, reads.visible, entities)
+    event_rows, event_starts = counting_sort_by_slot(events.slots, entities)
+    read_rows, read_starts = counting_sort_by_slot(reads.slots, entities)
     words = np.ascontiguousarray(events.words)
-    by_time = bool(np.array_equal(words[:, 0].view(np.int64), events.visible))
     result = Values(len(reads.slots), len(layout.output_dtypes))
 
     def run(bounds: tuple[int, int]) -> None:
         first, last = bounds
+        starts = event_starts[first : last + 1] - event_starts[first]
+        rows = event_rows[event_starts[first] : event_starts[last]]
         # A block's events are brought together for its replay only: a sorted copy of them all would
         # be as large as the history, and slower to read.
-        rows = history.order[history.starts[first] : history.starts[last]]
-        block_words = np.empty(len(rows) * layout.event_words, np.uint64)
-        visible = np.empty(len(rows), np.int64)
-        gather_events(words, events.visible, rows, block_words, visible)
-        asked = spine.order[spine.starts[first] : spine.starts[last]]
+        block_words, visible = _gathered(words, events.visible, rows)
+        sorted_rows = _by_visible(rows, visible, starts)
+        if sorted_rows is not rows:  # history mostly comes in order
+            block_words, visible = _gathered(words, events.visible, sorted_rows)
+        asked = read_rows[read_starts[first] : read_starts[last]]
+        starts_of_reads = read_starts[first : last + 1] - read_starts[first]
+        asked = _by_visible(asked, reads.visible[asked], starts_of_reads)
         block = _Block(
-            words=block_words,
+            words=block_words.reshape(-1),
             visible=visible,
-            event_starts=_block_starts(history.starts, first, last),
+            event_starts=starts,
             read_times=reads.times[asked],
             read_visible=reads.visible[asked],
-            read_starts=_block_starts(spine.starts, first, last),
-            by_time=by_time,
+            read_starts=starts_of_reads,
+            by_time=np.array_equal(block_words[:, 0].view(np.int64), visible),
             ages=reads.ages,
         )
         found = _replayed(layout, block)
         result.bits[asked] = found.bits
         result.valid[asked] = found.valid
 
-    blocks = _blocks(history.starts, spine.starts)
+    blocks = _blocks(event_starts, read_starts)
     threads = min(len(blocks), os.cpu_count() or 1)
     if threads <= 1:
         for block in blocks:
@@ -135,8 +122,29 @@ def features_at(layout: Layout, entities: int, events: Events, reads: Reads) -> 
     else:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(run, blocks))
-    result.found[:] = np.diff(history.starts)[reads.slots] > 0
+    result.found[:] = np.diff(event_starts)[reads.slots] > 0
     return result
+
+
+def _gathered(
+    words: NDArray[np.uint64], visible: NDArray[np.int64], rows: NDArray[np.int64]
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Return `words` and `visible` of rows, in that order."""
+    found = np.empty((len(rows), words.shape[1]), np.uint64)
+    found_visible = np.empty(len(rows), np.int64)
+    gather_events(words, visible, rows, found, found_visible)
+    return found, found_visible
+
+
+def _by_visible(
+    rows: NDArray[np.int64], visible: NDArray[np.int64], starts: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return `rows` with each entity's ascending by `visible` (n), stable; as given if they are."""
+    falls = np.flatnonzero(visible[1:] < visible[:-1]) + 1
+    if np.isin(falls, starts).all():
+        return rows
+    entity = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    return rows[np.lexsort((visible, entity))]
 
 
 def _replayed(layout: Layout, block: _Block) -> Values:
@@ -170,12 +178,6 @@ def _replayed(layout: Layout, block: _Block) -> Values:
         )
         if first < last:
             arena = np.empty(4 * len(arena), np.uint64)
-    return found
-
-
-def _block_starts(starts: NDArray[np.int64], first: int, last: int) -> NDArray[np.int64]:
-    """Return the starts of the entities of a block, counted from the block's first row."""
-    found: NDArray[np.int64] = starts[first : last + 1] - starts[first]
     return found
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ArchiveEvents", "EventSource", "LogEvents", "ParquetEvents"]
 
-_BATCH_ROWS = 500_000
+_BATCH_ROWS = 131_072
 _POLL_RECORDS = 65_536
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
+from headwater.definitions.dtype_text import dtype_text
 from headwater.plan.canonical import canonical_steps
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ def fingerprint(text: str) -> str:
 
 def canonical_stream(stream: Stream) -> str:
     """Return the stream's canonical text: topic, columns, event time, format and skew."""
-    columns = " ".join(f"({json.dumps(name)} {dtype})" for name, dtype in stream.schema.items())
+    columns = " ".join(
+        f"({json.dumps(name)} {dtype_text(dtype)})" for name, dtype in stream.schema.items()
+    )
     unit = stream.event_time.unit or "datetime"
     return (
         f"(stream {stream.topic} (columns {columns}) (time {json.dumps(stream.event_time.column)}"
@@ -39,7 +42,7 @@ def canonical_view(view: View) -> str:
     windows = " ".join(f"({json.dumps(w.name)} {w.width_us} {w.hop_us})" for w in features.windows)
     outputs = " ".join(
         f"({json.dumps(f.name)} {f.aggregate.kind} {json.dumps(f.aggregate.column)}"
-        f" {getattr(f.aggregate, 'ddof', '')} {json.dumps(f.window.name)} {f.dtype})"
+        f" {getattr(f.aggregate, 'ddof', '')} {json.dumps(f.window.name)} {dtype_text(f.dtype)})"
         for f in features.features
     )
     return (
@@ -52,5 +55,5 @@ def canonical_view(view: View) -> str:
 def canonical_on_demand(on_demand: OnDemand) -> str:
     """Return the canonical text of an on-demand function."""
     views = " ".join(fingerprint(canonical_view(view)) for view in on_demand.views)
-    request = " ".join(f"({one.name} {one.dtype})" for one in on_demand.request)
+    request = " ".join(f"({one.name} {dtype_text(one.dtype)})" for one in on_demand.request)
     return f"(on-demand (views {views}) (request {request}) {on_demand.captured.canonical})"

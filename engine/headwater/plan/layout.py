@@ -55,7 +55,10 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """An aggregated column: `kind` is how its words are read ("float", "int" or "uint")."""
+    """An aggregated column: `kind` is how its words are read.
+
+    "float", "int", "uint", or "presence" where only whether there is a value counts.
+    """
 
     column: str
     dtype: pl.DataType
@@ -227,6 +230,10 @@ def _inputs(features: Features, where: str) -> list[Input]:
     made = []
     for column, kinds in by_column.items():
         dtype = schema[column]
+        if kinds == {Count} and not dtype.is_float():
+            # Only whether there is a value matters, whatever its type.
+            made.append(Input(column, dtype, "presence", sum_bound=False, moments_bound=False))
+            continue
         kind = "float" if dtype.is_float() else "uint" if dtype == pl.UInt64 else "int"
         floats = kind == "float"
         sums = floats and bool(kinds & {Sum, Mean})

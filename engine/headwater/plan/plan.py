@@ -112,6 +112,9 @@ class Plan:
     def service(self, name: str) -> ServicePlan:
         """Return a service by name; raise NotFoundError with the closest one."""
         if name not in self.services:
+            if any(view.view.name == name for view in self.views.values()):
+                msg = f'"{name}" is a view; wrap it: hw.service("{name}_service", [{name}])'
+                raise NotFoundError(msg)
             known = ", ".join(sorted(self.services)) or "none"
             msg = f'no service "{name}" here (known: {known}).{did_you_mean(name, self.services)}'
             raise NotFoundError(msg)

@@ -61,6 +61,8 @@ def event_words(
                 bound = 2.0**64 if one.moments_bound else 2.0**96
                 unusable += int(np.count_nonzero(np.abs(values) >= bound))
             words = values.view(np.uint64)
+        elif one.kind == "presence":
+            words = np.zeros(len(series), np.uint64)
         elif one.kind == "uint":
             words = series.fill_null(0).to_numpy()
         else:

@@ -9,7 +9,15 @@ import numpy as np
 from headwater.errors import StateError
 from headwater.kernels.blobs import blob_sizes, copy_blobs, load_blobs
 from headwater.kernels.read import read
-from headwater.kernels.rows import EPOCH, ROW_WORDS, TOUCHED
+from headwater.kernels.rows import (
+    EPOCH,
+    HEAD_ROOM,
+    HEADS,
+    ROW_WORDS,
+    TILE_ROOM,
+    TILES,
+    TOUCHED,
+)
 from headwater.kernels.update import update
 from headwater.kernels.workspace import workspace
 from headwater.state.key_index import KeyIndex
@@ -17,7 +25,7 @@ from headwater.state.keys import Keys
 from headwater.state.memory import Memory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Blobs", "Group", "Values"]
 
 _FIRST_ROWS = 256
+_WORD_BYTES = 8
 _SCRATCH_BYTES = 1 << 20
 
 
@@ -87,7 +96,7 @@ class Group:
 
     def missing(self, keys: Keys) -> list[bytes]:
         """Return the distinct keys that have no row in memory."""
-        absent = np.flatnonzero(self.index.find(keys) < 0)
+        absent = np.flatnonzero((self.index.find(keys) < 0) & keys.valid)
         return list(dict.fromkeys(keys.take(absent).to_list())) if len(absent) else []
 
     def load(self, keys: Sequence[bytes], blobs: Sequence[bytes], touched: int) -> None:
@@ -103,6 +112,24 @@ class Group:
             memory.arena, memory.space, self.rows, self.table, slots, starts, words, 0, touched
         )
         self._check_room(done, len(slots))
+
+    def words_wanted(self, keys: Keys, fetched: Iterable[bytes]) -> int:
+        """Return how many arena words events of these keys may take, at the very most.
+
+        A list that grows is copied to a block of twice its size, and an event may open a tile.
+        """
+        slots = np.unique(self.index.find(keys))
+        rows = self.rows[slots[slots >= 0]]
+        layout = self.view.layout
+        held = int(rows[:, TILE_ROOM].sum()) * layout.tile_words
+        held += int(rows[:, HEAD_ROOM].sum()) * layout.event_words
+        held += sum(len(blob) for blob in fetched) // _WORD_BYTES
+        return 4 * held + 8 * len(keys) * (layout.tile_words + layout.event_words)
+
+    @property
+    def overhead_bytes(self) -> int:
+        """Bytes of the group's own tables, beside the arena."""
+        return self.index.nbytes + self.rows.nbytes
 
     def apply(self, keys: Keys, events: NDArray[np.uint64], horizon: int, epoch: int) -> None:
         """Fold events (n, event words) into their rows; every row that is on disk is loaded."""
@@ -138,7 +165,9 @@ class Group:
             values.bits,
             values.valid,
         )
-        values.found[:] = slots >= 0
+        # A row whose events were all too late has nothing to say, like one never seen.
+        entries = self.rows[np.maximum(slots, 0)]
+        values.found[:] = (slots >= 0) & (entries[:, TILES] + entries[:, HEADS] > 0)
         return values
 
     def read_blobs(self, blobs: Sequence[bytes], times: NDArray[np.int64]) -> Values:
@@ -160,7 +189,7 @@ class Group:
         total = blob_sizes(self.rows, self.table, slots, ends)
         words = np.empty(total, np.uint64)
         copy_blobs(self.memory.arena, self.rows, self.table, slots, ends, words)
-        return Blobs([self.index.key(int(slot)) for slot in slots], words, ends)
+        return Blobs(self.index.keys(slots).to_list(), words, ends)
 
     def touched(self) -> NDArray[np.int64]:
         """Return the epoch in which each row was last used."""

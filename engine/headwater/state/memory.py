@@ -37,6 +37,7 @@ class Memory:
         self.space = np.empty(SPACE_WORDS, np.int64)
         # Held while rows change or are read: a read sees every view of a shard at one offset.
         self.lock = threading.RLock()
+        self.released = False
         self.clear()
 
     def clear(self) -> None:
@@ -46,6 +47,7 @@ class Memory:
     def release(self) -> None:
         """Give the arena's memory back to the system; nothing can be read any more."""
         with self.lock:
+            self.released = True
             self.arena = np.empty(0, np.uint64)
             self.clear()
 
@@ -60,6 +62,11 @@ class Memory:
         return int(self.space[0]) * _WORD_BYTES
 
     @property
-    def over_budget(self) -> bool:
-        """Whether rows must leave memory before the next batch."""
-        return self.reserved_bytes > self.budget_bytes
+    def free_words(self) -> int:
+        """Words above the highest one used."""
+        return len(self.arena) - int(self.space[0])
+
+    @property
+    def headroom_bytes(self) -> int:
+        """What the arena holds beyond the budget, for the batch that goes past it."""
+        return self.arena.nbytes - self.budget_bytes

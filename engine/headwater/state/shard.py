@@ -13,9 +13,12 @@ from headwater.state.group import Group, Values
 from headwater.state.store import Mark
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from headwater.plan.plan import Plan
+    from headwater.state.group import Blobs
     from headwater.state.keys import Keys
     from headwater.state.memory import Memory
     from headwater.state.store import Store, Stores
@@ -28,7 +31,7 @@ class Checkpoint:
 
     __slots__ = ("epoch", "mark", "rows")
 
-    def __init__(self, mark: Mark, epoch: int, rows: list[tuple[str, object]]) -> None:
+    def __init__(self, mark: Mark, epoch: int, rows: list[tuple[str, Blobs]]) -> None:
         self.mark = mark
         self.epoch = epoch
         self.rows = rows
@@ -65,6 +68,7 @@ class Shard:
         self.events_since_checkpoint = 0
         self._stores = stores
         self._store: Store | None = None
+        self._closed = False
         if stores.exists(number):
             try:
                 self._resume()
@@ -121,6 +125,7 @@ class Shard:
     def store(self) -> Store:
         """The shard's RocksDB, opened when first needed."""
         if self._store is None:
+            assert not self._closed, "a shard's store was asked for after its end"
             self._store = self._stores.open(self.number)
         return self._store
 
@@ -129,14 +134,22 @@ class Shard:
         """Whether anything may be on disk."""
         return self._store is not None
 
-    def apply(self, view_id: str, keys: Keys, events: NDArray[np.uint64]) -> None:
-        """Fold events into a view's rows, loading from disk the rows that aren't in memory."""
+    def fetch(self, view_id: str, keys: Keys) -> dict[bytes, bytes]:
+        """Return the rows of keys that are on disk and not in memory."""
+        absent = self.groups[view_id].missing(keys) if self.has_store else []
+        found = self.store.get_many(view_id, absent) if absent else []
+        return {key: blob for key, blob in zip(absent, found, strict=True) if blob is not None}
+
+    def apply(
+        self,
+        view_id: str,
+        keys: Keys,
+        events: NDArray[np.uint64],
+        fetched: Mapping[bytes, bytes],
+    ) -> None:
+        """Fold events into a view's rows; `fetched` are those of them that were only on disk."""
         group = self.groups[view_id]
-        if self.has_store:
-            absent = group.missing(keys)
-            found = self.store.get_many(view_id, absent) if absent else []
-            known = [(key, blob) for key, blob in zip(absent, found, strict=True) if blob]
-            group.load([key for key, _ in known], [blob for _, blob in known], self.epoch)
+        group.load(list(fetched), list(fetched.values()), self.epoch)
         group.apply(keys, events, self.horizon_us, self.epoch)
         self.events_since_checkpoint += len(keys)
 
@@ -180,9 +193,10 @@ class Shard:
                 if one.id not in self.unbuilt
             },
         )
-        rows: list[tuple[str, object]] = []
-        for view_id, group in self.groups.items():
-            rows.append((view_id, group.copy(group.dirty(self.persisted_epoch))))
+        rows: list[tuple[str, Blobs]] = [
+            (view_id, group.copy(group.dirty(self.persisted_epoch)))
+            for view_id, group in self.groups.items()
+        ]
         checkpoint = Checkpoint(mark, self.epoch, rows)
         self.epoch += 1
         self.events_since_checkpoint = 0
@@ -190,14 +204,17 @@ class Shard:
 
     def write_checkpoint(self, checkpoint: Checkpoint, *, flush: bool = False) -> int:
         """Write a checkpoint; its rows are clean from then on. Returns the bytes of the rows."""
-        size = self.store.write(checkpoint.mark, checkpoint.rows)  # type: ignore[arg-type]
+        size = self.store.write(checkpoint.mark, checkpoint.rows)
         if flush:
             self.store.flush()
         self.persisted_epoch = checkpoint.epoch
         return size
 
     def close(self) -> None:
-        """Close the store, if it was opened."""
+        """Close the store, if it was opened, and forget the rows in memory."""
+        self._closed = True
+        for group in self.groups.values():
+            group.clear()
         if self._store is not None:
             self._store.close()
             self._store = None

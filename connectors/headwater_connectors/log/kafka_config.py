@@ -1,0 +1,111 @@
+"""The settings of Kafka clients: the user's, passed through, and ours, which stay ours."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from confluent_kafka import KafkaException
+
+from headwater.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["ADMIN", "CONSUMER", "PRODUCER", "build", "check_config"]
+
+_T = TypeVar("_T")
+Config = dict[str, Any]
+
+_LOGGER = logging.getLogger("headwater.kafka")
+
+# What the guarantees rest on, and librdkafka's other names for the same keys.
+_OWNED = {
+    "acks": "records count as sent when every in-sync replica has them",
+    "auto.offset.reset": "a position outside the log is an error, never a jump",
+    "bootstrap.servers": "give it as the log's address",
+    "delivery.report.only.error": "every failed record is reported",
+    "delivery.timeout.ms": "records are retried until they are in the log",
+    "enable.auto.commit": "offsets are committed when the state is safe",
+    "enable.auto.offset.store": "offsets are committed when the state is safe",
+    "enable.idempotence": "a retry must not write a record twice",
+    "enable.partition.eof": "the consumer looks for the end itself",
+    "group.id": "the group belongs to the task",
+    "message.timeout.ms": "records are retried until they are in the log",
+    "metadata.broker.list": "give it as the log's address",
+    "request.required.acks": "records count as sent when every in-sync replica has them",
+    "transactional.id": "the log has no transactions",
+}
+_SECRET = re.compile(r"password|secret|\.pem$|token|jaas|oauthbearer\.config|passphrase|\.key$")
+
+ADMIN: Mapping[str, Any] = {"reconnect.backoff.max.ms": 1_000}
+PRODUCER: Mapping[str, Any] = {
+    "acks": "all",
+    "delivery.report.only.error": True,
+    "enable.idempotence": True,
+    "linger.ms": 5,
+    "message.timeout.ms": 0,
+    "queue.buffering.max.kbytes": 64 << 10,
+    "queue.buffering.max.messages": 500_000,
+    "reconnect.backoff.max.ms": 1_000,
+}
+CONSUMER: Mapping[str, Any] = {
+    "auto.offset.reset": "error",
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "enable.partition.eof": True,
+    # A partition that was just assigned waits for the answer to the fetch before it.
+    "fetch.wait.max.ms": 100,
+    # librdkafka's second would be a second without records after each full queue.
+    "fetch.queue.backoff.ms": 10,
+    "isolation.level": "read_committed",
+    "queued.max.messages.kbytes": 16 << 10,
+    "reconnect.backoff.max.ms": 1_000,
+}
+
+
+def check_config(config: Mapping[str, str]) -> None:
+    """Refuse keys that we own."""
+    for key in config:
+        if key in _OWNED:
+            msg = f'kafka setting "{key}" is not yours to set: {_OWNED[key]}; remove it'
+            raise ConfigError(msg)
+
+
+def build(
+    client: Callable[..., _T],
+    servers: str,
+    ours: Mapping[str, Any],
+    config: Mapping[str, str],
+    **more: object,
+) -> _T:
+    """Return a client with the user's settings over our defaults; `more` are ours alone."""
+    settings = {**ours, **config, "bootstrap.servers": servers, **more}
+    try:
+        return client(settings, logger=_logger())
+    except KafkaException as error:
+        reason = _redacted(" ".join(error.args[0].str().split()), config)
+    except (TypeError, ValueError) as error:
+        reason = _redacted(str(error), config)
+    msg = f"kafka settings for {servers} are refused: {reason}; see librdkafka's CONFIGURATION.md"
+    # Raised here: the cause, which may hold a password, is not part of the traceback.
+    raise ConfigError(msg)
+
+
+def _redacted(text: str, config: Mapping[str, str]) -> str:
+    for key, value in config.items():
+        if _SECRET.search(key) and value:
+            text = text.replace(str(value), "***")
+    return text
+
+
+def _logger() -> logging.Logger:
+    """Return the logger of all clients; settings of the other kind of client are no news."""
+    if not _LOGGER.filters:
+        _LOGGER.addFilter(_is_news)
+    return _LOGGER
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "CONFWARN" not in record.getMessage()

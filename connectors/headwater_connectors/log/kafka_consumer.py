@@ -1,0 +1,354 @@
+"""The consumer of a Kafka log: explicit positions, fair polling, membership of a group."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from headwater.errors import ConfigError, StateError
+from headwater_connectors.log.checks import check_commit, check_offset, check_records_max
+from headwater_connectors.log.consumer import shares
+from headwater_connectors.log.kafka_config import CONSUMER, build
+from headwater_connectors.log.kafka_fetched import Fetched
+from headwater_connectors.log.kafka_position_check import PositionCheck, check_positions
+from headwater_connectors.log.log import TopicGoneError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from confluent_kafka import Message
+
+    from headwater_connectors.log.kafka_cluster import KafkaCluster
+    from headwater_connectors.log.log import Records, Topic
+
+__all__ = ["KafkaConsumer"]
+
+_Key = tuple[str, int]  # topic name, partition
+
+# How long a poll holds the lock, and so how late it sees that it was closed.
+_SLICE_S = 0.1
+# Between two looks at the log's starts, ends and topic ids.
+_CHECK_S = 1.0
+# A partition that has records and delivers none for so long is waited for no more.
+_SILENCE_S = 2.0
+# What waits here, beside what librdkafka holds.
+_FETCH_RECORDS = 2_000
+_HELD_RECORDS_MAX = 20_000
+_HELD_BYTES_MAX = 32 << 20
+
+_NOT_A_FAILURE = frozenset(
+    (
+        # The check of the positions says what happened.
+        KafkaError._AUTO_OFFSET_RESET,  # noqa: SLF001 - librdkafka's own codes are public there
+        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
+        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
+        KafkaError.OFFSET_OUT_OF_RANGE,
+        KafkaError.UNKNOWN_TOPIC_ID,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+    )
+)
+
+
+class OnRevoked(Protocol):
+    """Called with the partitions that go to another member, or went already (`lost`)."""
+
+    def __call__(self, partitions: list[int], *, lost: bool) -> None:
+        """Give up partitions; offsets can be committed unless they are lost."""
+        ...
+
+
+class KafkaConsumer:
+    """A Consumer over librdkafka's; records that were fetched wait here for their turn.
+
+    A position is checked against the log when it is first polled and then once a second; while
+    no broker answers, what was fetched is handed out and nothing is judged.
+    """
+
+    def __init__(self, cluster: KafkaCluster, group: str | None, config: Mapping[str, str]) -> None:
+        """Start without an assignment."""
+        self._cluster = cluster
+        self._group = group
+        self._lock = threading.RLock()
+        self._topics: dict[str, Topic] = {}
+        # In the order in which partitions are served: one that was served goes to the end.
+        self._positions: dict[_Key, int] = {}
+        self._fetched = Fetched()
+        # Partitions that have records of which none came yet.
+        self._silent: set[_Key] = set()
+        self._silent_until = 0.0
+        self._check: PositionCheck | None = None
+        self._check_at = 0.0
+        self._must_check = False
+        self._must_seek = False
+        self._subscribed: str | None = None
+        self._closed = self._released = False
+        settings = {**cluster.config, **config}
+        if group is not None and settings.get("group.protocol", "classic") == "classic":
+            settings.setdefault("partition.assignment.strategy", "cooperative-sticky")
+        self._client: Consumer = build(
+            Consumer,
+            cluster.servers,
+            CONSUMER,
+            settings,
+            error_cb=cluster.faults.report,
+            **{"group.id": group or "headwater-without-group"},
+        )
+
+    def assign(self, topic: str, offsets: Mapping[int, int]) -> None:
+        """Read these partitions from these offsets; see Consumer."""
+        with self._lock:
+            self._check_open()
+            self._check_not_subscribed()
+            found = self._cluster.topic(topic) if offsets else None
+            positions: dict[_Key, int] = {}
+            if found is not None:
+                for partition, offset in offsets.items():
+                    check_offset(found, partition, offset)
+                    positions[topic, int(partition)] = int(offset)
+            kept = {key: at for key, at in self._positions.items() if key[0] != topic}
+            self._positions = {**kept, **positions}
+            if found is None:
+                self._topics.pop(topic, None)
+            else:
+                self._topics[topic] = found
+            self._seek()
+            self._must_check = True
+
+    def subscribe(
+        self,
+        topic: str,
+        on_assigned: Callable[[list[int]], Mapping[int, int]],
+        on_revoked: OnRevoked,
+    ) -> None:
+        """Share a topic's partitions with the other members of the group.
+
+        `on_assigned` returns where to read each partition that came to us. Both are called
+        within `poll`, which has returned no record of a revoked partition since before the call.
+        """
+        with self._lock:
+            self._checked_group()
+            self._check_not_subscribed()
+            if self._positions:
+                msg = "this consumer has partitions assigned; take a new one to subscribe"
+                raise ConfigError(msg)
+            self._topics[topic] = self._cluster.topic(topic)
+            self._subscribed = topic
+
+            def assigned(_: Consumer, given: list[TopicPartition]) -> None:
+                self._on_assigned(topic, [each.partition for each in given], on_assigned)
+
+            def revoked(_: Consumer, taken: list[TopicPartition]) -> None:
+                self._on_revoked(topic, taken, on_revoked, lost=False)
+
+            def lost(_: Consumer, taken: list[TopicPartition]) -> None:
+                self._on_revoked(topic, taken, on_revoked, lost=True)
+
+            self._client.subscribe([topic], on_assign=assigned, on_revoke=revoked, on_lost=lost)
+
+    def poll(self, records_max: int, timeout_s: float) -> list[Records]:
+        """Return what is there, waiting at most `timeout_s` for the first record."""
+        check_records_max(records_max)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with self._lock:
+                self._check_open()
+                self._verify()
+                self._fetch(max(0.0, min(_SLICE_S, deadline - time.monotonic())))
+                if not self._is_waiting() and (taken := self._take(records_max)):
+                    return taken
+                if time.monotonic() >= deadline and not self._is_waiting():
+                    return []
+
+    def commit(self, topic: str, offsets: Mapping[int, int]) -> None:
+        """Store the group's next offsets, and beside them the id of the topic they are for."""
+        with self._lock:
+            group, found = self._checked_group(), self._current(topic)
+            check_commit(found, offsets)
+            if not offsets:
+                return
+            wanted = [
+                TopicPartition(topic, int(partition), int(offset), found.id)
+                for partition, offset in offsets.items()
+            ]
+            doing = f'commit offsets of group "{group}"'
+            try:
+                stored = self._client.commit(offsets=wanted, asynchronous=False)
+            except KafkaException as error:
+                raise self._cluster.failure(error, doing) from None
+            for each in stored:
+                if each.error is not None:
+                    raise self._cluster.failure(each.error, doing)
+
+    def committed(self, topic: str) -> dict[int, int]:
+        """Return the group's next offsets; those for an earlier topic of the name don't count."""
+        group, found = self._checked_group(), self._current(topic)
+        stored = self._cluster.committed(group, found)
+        # Other tools, such as those that reset a group, leave no id.
+        return {p: offset for p, (offset, id_) in stored.items() if id_ in {"", found.id}}
+
+    def close(self) -> None:
+        """Release the consumer, leave the group, and wake a poll in another thread."""
+        self._closed = True
+        with self._lock:
+            if not self._released:
+                self._released = True
+                self._positions = {}
+                self._fetched = Fetched()
+                self._client.close()
+
+    release = close
+
+    # Fetching
+
+    def _seek(self) -> None:
+        """Make librdkafka fetch from our positions; what came before is dropped."""
+        self._must_seek = False
+        self._fetched = Fetched()
+        wanted = [TopicPartition(name, p, at) for (name, p), at in self._positions.items()]
+        if self._subscribed is None:
+            self._client.assign(wanted)
+        else:
+            for each in wanted:
+                self._client.seek(each)
+        self._check = None
+
+    def _fetch(self, wait_s: float) -> None:
+        """Take over what librdkafka has, within bounds; wait if there is nothing at all."""
+        if not self._positions and self._subscribed is None:
+            time.sleep(wait_s)
+            return
+        if not self._fetched.records or self._is_waiting():
+            # A wait for many would last until all of them are there.
+            self._keep(self._client.consume(1, max(wait_s, 0.01) if self._silent else wait_s))
+        while self._fetched.records < _HELD_RECORDS_MAX and self._fetched.bytes < _HELD_BYTES_MAX:
+            messages = self._client.consume(_FETCH_RECORDS, 0)
+            self._keep(messages)
+            if len(messages) < _FETCH_RECORDS:
+                break
+
+    def _keep(self, messages: Sequence[Message]) -> None:
+        """Sort records into their partitions; drop those of partitions we don't read."""
+        for error, key in self._fetched.add(messages, self._positions):
+            self._silent.discard(key)
+            code = error.code()
+            if code == KafkaError._PARTITION_EOF:  # noqa: SLF001 - public there
+                continue
+            if code in _NOT_A_FAILURE:
+                self._must_seek = True
+                self._check_at = 0.0
+            elif not error.retriable():
+                raise self._cluster.failure(error, f"read {key[0]}[{key[1]}]")
+        if self._silent:
+            self._silent -= self._fetched.keys()
+
+    def _is_waiting(self) -> bool:
+        """Tell whether to wait for partitions of which nothing has come since the assignment.
+
+        Served without them, the others would be ahead of their share.
+        """
+        return bool(self._silent) and time.monotonic() < self._silent_until
+
+    def _take(self, records_max: int) -> list[Records]:
+        """Hand out each partition's share and move the positions."""
+        lags = {key: n for key in self._positions if (n := self._fetched.count(key))}
+        taken: list[Records] = []
+        for key, share in shares(lags, records_max).items() if lags else ():
+            records = self._fetched.take(key, share, self._topics[key[0]])
+            del self._positions[key]
+            self._positions[key] = records.next_offset
+            taken.append(records)
+        return taken
+
+    # Checking
+
+    def _verify(self) -> None:
+        """Check positions against the log: at once where we must, else when the answers are in."""
+        if not self._positions:
+            return
+        now = time.monotonic()
+        if self._must_check:
+            lags = check_positions(self._cluster, self._topics, self._positions)
+            self._must_check = False
+            self._silent = {key for key, lag in lags.items() if lag} - self._fetched.keys()
+            self._silent_until = now + _SILENCE_S
+            self._check, self._check_at = None, now + _CHECK_S
+        elif self._check is not None:
+            if not self._check.is_done():
+                return
+            check, self._check, self._check_at = self._check, None, now + _CHECK_S
+            try:
+                if check.judge(self._positions) and self._must_seek:
+                    self._seek()
+            except BaseException:
+                # To be raised again by each poll.
+                self._must_check = True
+                raise
+        elif now >= self._check_at:
+            self._check = PositionCheck(self._cluster, self._topics, self._positions)
+
+    # Membership
+
+    def _on_assigned(
+        self,
+        topic: str,
+        partitions: list[int],
+        on_assigned: Callable[[list[int]], Mapping[int, int]],
+    ) -> None:
+        # The topic may have gained partitions.
+        found = self._topics[topic] = self._current(topic)
+        offsets = on_assigned(partitions) if partitions else {}
+        for partition in partitions:
+            check_offset(found, partition, offsets[partition])
+            self._positions[topic, partition] = int(offsets[partition])
+        self._client.incremental_assign(
+            [TopicPartition(topic, partition, int(offsets[partition])) for partition in partitions]
+        )
+        self._must_check = bool(self._positions)
+
+    def _on_revoked(
+        self, topic: str, taken: list[TopicPartition], on_revoked: OnRevoked, *, lost: bool
+    ) -> None:
+        for each in taken:
+            key = (topic, each.partition)
+            self._positions.pop(key, None)
+            self._fetched.drop(key)
+            self._silent.discard(key)
+        self._check = None
+        try:
+            on_revoked([each.partition for each in taken], lost=lost)
+        finally:
+            self._client.incremental_unassign(taken)
+
+    def _check_not_subscribed(self) -> None:
+        if self._subscribed is not None:
+            msg = (
+                f'this consumer shares topic "{self._subscribed}" with its group,'
+                " which assigns the partitions; take another consumer to assign them yourself"
+            )
+            raise ConfigError(msg)
+
+    def _checked_group(self) -> str:
+        self._check_open()
+        if self._group is None:
+            msg = "this consumer has no group, so nothing can be committed; give consumer(group)"
+            raise ConfigError(msg)
+        return self._group
+
+    def _current(self, name: str) -> Topic:
+        """Return the topic as it is now; TopicGoneError if it isn't the one that was assigned."""
+        assigned = self._topics.get(name)
+        if assigned is None:
+            return self._cluster.topic(name)
+        now = self._cluster.find([name]).get(name)
+        if now is None or now.id != assigned.id:
+            raise TopicGoneError(name, assigned.id, None if now is None else now.id)
+        return now
+
+    def _check_open(self) -> None:
+        self._cluster.check_open()
+        if self._closed:
+            msg = "consumer is closed; take a new one from the log"
+            raise StateError(msg)
