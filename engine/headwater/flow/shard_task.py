@@ -46,7 +46,7 @@ class _Piece:
     binding: str
     partition: int
     rows: pa.RecordBatch | None
-    to_offset: int
+    to_offset: int | None  # None leaves the lane as it is
     next_offset: int
     arrival_us: int
 
@@ -93,7 +93,8 @@ class ShardTask:
             if rows >= self._slice_rows:
                 self._apply(pending)
                 pending, rows = [], 0
-        self._apply(pending)
+        if pending:
+            self._apply(pending)
         ticks = [batch for batch in batches if isinstance(batch, Tick)]
         for tick in ticks:
             self._checkpoints(tick)
@@ -116,7 +117,13 @@ class ShardTask:
                 assert value is not None
                 header, body = split(value)
                 brought += header.rows
-                if header.binding in self._wires:
+                if header.binding not in self._wires:
+                    # Of a view that the plan has no more: passed over, not in the way.
+                    yield _Piece(
+                        shard, header.lane, header.binding, header.partition, None, None,
+                        offset + 1, arrival_us,
+                    )  # fmt: skip
+                else:
                     done = lanes.get(header.lane, self._before(header))
                     yield from self._chained(shard, header, body, done, offset, arrival_us)
                     lanes[header.lane] = max(done, header.to_offset)
@@ -138,7 +145,7 @@ class ShardTask:
     ) -> Iterator[_Piece]:
         """Yield a record's rows above `done`, and before them those of a hole (the chain rule)."""
 
-        def piece(rows: pa.RecordBatch | None, to_offset: int, next_offset: int) -> _Piece:
+        def piece(rows: pa.RecordBatch | None, to_offset: int | None, next_offset: int) -> _Piece:
             return _Piece(
                 shard, header.lane, header.binding, header.partition, rows, to_offset, next_offset,
                 arrival_us,
@@ -150,7 +157,7 @@ class ShardTask:
                     yield piece(part, last, offset)
             yield piece(None, header.from_offset, offset)
         if header.to_offset <= done:
-            yield piece(None, done, offset + 1)
+            yield piece(None, None, offset + 1)
             return
         if header.rows:
             rows = self._wires[header.binding].decode(body)
@@ -202,7 +209,8 @@ class ShardTask:
             for one in evaluated:
                 one.apply()
             for piece in pieces:
-                piece.shard.applied[piece.lane] = piece.to_offset
+                if piece.to_offset is not None:
+                    piece.shard.applied[piece.lane] = piece.to_offset
                 piece.shard.advance(piece.next_offset, _newest_us(piece))
         self._checkpoints.relieve()
 

@@ -88,10 +88,12 @@ def view_values(
     slots = index.find_or_add(keys)
     result = Values(len(keys), len(view.layout.output_dtypes))
 
-    def put(rows: NDArray[np.int64], first: int, last: int, found: Events) -> None:
+    def read(rows: NDArray[np.int64], first: int, last: int, found: Events) -> Values:
         at = np.maximum(slots[rows] - first, 0).astype(np.int32)
         reads = Reads(at, times[rows], sight.seen[rows], ages=sight.ages)
-        part = features_at(view.layout, last - first, found, reads)
+        return features_at(view.layout, last - first, found, reads)
+
+    def put(rows: NDArray[np.int64], part: Values) -> None:
         result.bits[rows] = part.bits
         result.valid[rows] = part.valid
         result.found[rows] = part.found
@@ -101,12 +103,14 @@ def view_values(
         for bucket in history:
             first, last = history.bounds(bucket)
             rows = np.flatnonzero((slots >= first) & (slots < last))
+            if len(rows) == len(keys) > 0:
+                return read(rows, first, last, history.bucket(bucket))
             if len(rows):
-                put(rows, first, last, history.bucket(bucket))
+                put(rows, read(rows, first, last, history.bucket(bucket)))
     unkeyed = np.flatnonzero(slots < 0)
     if len(unkeyed):
         # A null key is an entity that never had an event.
-        put(unkeyed, 0, 1, no_events(view.layout))
+        put(unkeyed, read(unkeyed, 0, 1, no_events(view.layout)))
     return result
 
 
