@@ -11,6 +11,7 @@ import polars as pl
 
 import headwater as hw
 from headwater.flow import plain_driver
+from headwater.flow.pipeline import Tick
 from headwater.flow.settings import WorkerSettings
 from headwater.flow.starts import resolve_start
 from headwater.flow.worker import Worker
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
-    from headwater.flow.pipeline import Pipeline
+    from headwater.flow.pipeline import Batches, Pipeline
     from headwater.plan.plan import Plan
 
 __all__ = [
@@ -194,6 +195,13 @@ class Harness:
         self.now_us += 300_000
         plain_driver.step(pipelines[which % len(pipelines)])
 
+    def publish(self, which: int = 0) -> None:
+        """Run an ingest once and let it commit nothing, as if it died before its next tick."""
+        pipeline = self.sources[which % len(self.sources)]
+        batches: Batches = [*pipeline.source.poll()[:-1], Tick(0, idle=False)]
+        for stage in pipeline.stages:
+            batches = stage(batches)
+
     def settle(self) -> None:
         """Run everything until all that was pushed is applied and committed."""
         ends = {self.topic: self.log.end_offsets(self.topic)}
@@ -225,11 +233,17 @@ class Harness:
                 producer.send(self.exchange, partition, value)
         producer.close()
 
-    def restart_ingest(self, *, keep_zombie: bool = False) -> None:
-        """Start ingest from its committed offset; the one before may go on beside it."""
+    def restart_ingest(self, *, keep_zombie: bool = False, records_max: int | None = None) -> None:
+        """Start ingest from its committed offset; the one before may go on beside it.
+
+        With other `records_max` it cuts its stretches elsewhere, so that they overlap the old ones.
+        """
         if not keep_zombie:
             self.sources.clear()
-        self.sources.append(self.worker._ingest_pipeline(self.log.topic(self.topic)))
+        started = self.worker._ingest_pipeline(self.log.topic(self.topic))
+        if records_max is not None:
+            started.source._records_max = records_max  # type: ignore[attr-defined]
+        self.sources.append(started)
 
     def crash(self, written: Collection[int] = ()) -> None:
         """Lose all memory, with a checkpoint in flight that only some shards have written."""

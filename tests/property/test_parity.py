@@ -163,6 +163,13 @@ def assert_parity(harness: Harness, at: Sequence[int]) -> None:
         assert_same(by_arrival[part], wanted, ("as of arrival", t))
 
 
+def overlap(harness: Harness, n: int) -> None:
+    """Let an ingest die uncommitted, and the next one cut the same rows into other stretches."""
+    harness.publish(n)
+    harness.restart_ingest(keep_zombie=n % 2 == 0, records_max=n % 9 + 1)
+    harness.publish(-1)
+
+
 ACTIONS: dict[str, Callable[[Harness, int], None]] = {
     "step": lambda harness, n: harness.step(n),
     "settle": lambda harness, n: harness.settle(),
@@ -170,7 +177,11 @@ ACTIONS: dict[str, Callable[[Harness, int], None]] = {
     "checkpoint": lambda harness, n: harness.checkpoint(wait=n % 2 == 0),
     "crash": lambda harness, n: harness.crash(written=[s for s in range(5) if n >> s & 1]),
     "redeliver": lambda harness, n: harness.redeliver(n, n % 5 + 1),
-    "restart ingest": lambda harness, n: harness.restart_ingest(keep_zombie=n % 2 == 0),
+    "publish": lambda harness, n: harness.publish(n),
+    "overlap": overlap,
+    "restart ingest": lambda harness, n: harness.restart_ingest(
+        keep_zombie=n % 2 == 0, records_max=n % 9 + 1
+    ),
 }
 pushes = st.tuples(st.just("push"), st.lists(rows, min_size=1, max_size=8), st.integers(0, HOUR))
 others = st.tuples(st.sampled_from(sorted(ACTIONS)), st.integers(0, 2**9), st.none())

@@ -10,7 +10,6 @@ import pytest
 from harness import BASE_US, SECOND_US, SETTINGS, Harness, click, clicks_plan, records_of
 
 from headwater.flow.exchange import RECORD_BYTES_MAX, Header, lane_of, split, wires_of
-from headwater.flow.pipeline import Tick
 from headwater_connectors.dead_letters import original_headers, read_context
 from headwater_connectors.log.log import DeliveryError, DeliveryFailure
 
@@ -61,14 +60,6 @@ def committed(harness: Harness) -> dict[int, int]:
         consumer.close()
 
 
-def publish_without_pause(harness: Harness) -> None:
-    """Run the ingest stages over a poll whose tick isn't idle and comes at once."""
-    pipeline = harness.sources[0]
-    batches = [*pipeline.source.poll()[:-1], Tick(0, idle=False)]
-    for stage in pipeline.stages:
-        batches = stage(batches)
-
-
 def send(harness: Harness, values: list[bytes | None], **more: Any) -> None:
     producer = harness.log.producer()
     stamps = more.pop("timestamps_us", [BASE_US] * len(values))
@@ -88,7 +79,7 @@ def total(harness: Harness, user: str = "a") -> tuple[int, float | None]:
 def test_nothing_is_committed_before_every_shard_and_lane_was_told(make: Any) -> None:
     harness = make(partitions=2, shards=3)
     harness.push(click(n, user=f"u{n}") for n in range(4))
-    publish_without_pause(harness)
+    harness.publish()
     assert committed(harness) == {}
     harness.step(INGEST)  # nothing more: an idle tick
     assert committed(harness) == {0: 2, 1: 2}
@@ -108,7 +99,7 @@ def test_a_lane_has_no_hole_and_no_overlap(make: Any) -> None:
     for _ in range(4):
         harness.push(click(n, user=f"u{n}", page=None) for n in range(5))
         harness.step(INGEST)
-        publish_without_pause(harness)
+        harness.publish()
         harness.step(INGEST)
     for headers in lanes_of(harness).values():
         ends = [-1, *(header.to_offset for header in headers)]
@@ -119,7 +110,7 @@ def test_a_lane_has_no_hole_and_no_overlap(make: Any) -> None:
 def test_a_lane_without_rows_says_whether_the_source_is_at_its_end(make: Any) -> None:
     harness = make(shards=1)
     harness.push([click(0, user=None, page=None)])
-    publish_without_pause(harness)
+    harness.publish()
     assert lanes_of(harness) == {}
     harness.step(INGEST)
     for headers in lanes_of(harness).values():
@@ -175,7 +166,7 @@ def test_a_failed_delivery_ends_the_task_and_commits_nothing(
 def test_a_restart_sends_again_from_the_commit_and_nothing_counts_twice(make: Any) -> None:
     harness = make(shards=1, poll_records_max=2)
     harness.push(click(n) for n in range(4))
-    publish_without_pause(harness)
+    harness.publish()
     for _ in range(3):
         harness.step(SHARDS)
     assert total(harness) == (2, 2.0)

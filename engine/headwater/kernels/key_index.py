@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headwater.kernels.borrowed import borrowed
 from headwater.kernels.compiled import kernel
 from headwater.kernels.unaligned import copy_bytes, same_bytes
 
@@ -59,6 +60,10 @@ def _look_up(
 ) -> tuple[int, int, int]:
     # Probing stands inside the loop: as a kernel of its own it isn't inlined, and passing it five
     # arrays for each key costs three times what the look-up does.
+    index, slot_hash, slot_offsets = borrowed(index), borrowed(slot_hash), borrowed(slot_offsets)
+    heap, out_slots = borrowed(heap), borrowed(out_slots)
+    key_data, key_offsets = borrowed(key_data), borrowed(key_offsets)
+    key_hashes = borrowed(key_hashes)
     shift = _shift_of(index)
     mask = index.shape[0] - 1
     load_max = index.shape[0] * LOAD_MAX_PERCENT // 100

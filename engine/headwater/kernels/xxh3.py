@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headwater.kernels.borrowed import borrowed
 from headwater.kernels.compiled import kernel
 from headwater.kernels.limbs import multiply_add
 from headwater.kernels.unaligned import load_half, load_word, swap_bytes
@@ -240,5 +241,6 @@ def hash_ragged(
     data: NDArray[np.uint8], offsets: NDArray[np.int64], hashes: NDArray[np.uint64]
 ) -> None:
     """Fill `hashes` (n) with the hash of data[offsets[i]:offsets[i + 1]]; `offsets` has n + 1."""
+    data, offsets, hashes = borrowed(data), borrowed(offsets), borrowed(hashes)
     for i in range(hashes.shape[0]):
         hashes[i] = xxh3_64(data, offsets[i], offsets[i + 1] - offsets[i])
