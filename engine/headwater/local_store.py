@@ -260,7 +260,7 @@ class LocalStore:
     def training_set(
         self,
         service: str,
-        spine: pl.DataFrame | pl.LazyFrame,
+        spine: pl.DataFrame | pl.LazyFrame | Mapping[str, object],
         *,
         time: str,
         as_of: str = "event",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,8 @@ class KafkaLog:
         check_config(config)
         self.clock = clock
         self.cluster = KafkaCluster(bootstrap_servers, config, timeout_s=timeout_s)
-        self._clients: weakref.WeakSet[KafkaConsumer | KafkaProducer] = weakref.WeakSet()
+        self._consumers: weakref.WeakSet[KafkaConsumer] = weakref.WeakSet()
+        self._producers: weakref.WeakSet[KafkaProducer] = weakref.WeakSet()
 
     def __repr__(self) -> str:
         """Name the cluster; the settings may hold secrets."""
@@ -123,7 +125,7 @@ class KafkaLog:
         """Return a new producer."""
         self.cluster.check_open()
         producer = KafkaProducer(self.cluster, self.clock)
-        self._clients.add(producer)
+        self._producers.add(producer)
         return producer
 
     def consumer(
@@ -137,14 +139,18 @@ class KafkaLog:
         own: dict[str, Any] = dict(config or {})
         check_config(own)
         consumer = KafkaConsumer(self.cluster, group, own)
-        self._clients.add(consumer)
+        self._consumers.add(consumer)
         return consumer
 
     def close(self) -> None:
         """Release every client and wake blocked polls; close or flush producers first."""
-        self.cluster.close()
-        for client in list(self._clients):
-            client.release()
+        with contextlib.ExitStack() as stack:
+            for producer in list(self._producers):
+                stack.callback(producer.release)
+            stack.callback(self.cluster.close)
+            # First of all: members of a group commit when they leave it.
+            for consumer in list(self._consumers):
+                stack.callback(consumer.close)
 
     def _offsets(self, topic: Topic, spec: OffsetSpec) -> list[int]:
         found = self.cluster.offsets(topic.name, range(topic.partitions), spec)

@@ -193,13 +193,15 @@ class KafkaConsumer:
         """Release the consumer, leave the group, and wake a poll in another thread."""
         self._closed = True
         with self._lock:
-            if not self._released:
-                self._released = True
-                self._positions = {}
-                self._fetched = Fetched()
+            if self._released:
+                return
+            self._positions = {}
+            self._fetched = Fetched()
+            try:
+                # Revokes what we have, and so calls back; offsets can still be committed there.
                 self._client.close()
-
-    release = close
+            finally:
+                self._released = True
 
     # Fetching
 
@@ -331,7 +333,7 @@ class KafkaConsumer:
             raise ConfigError(msg)
 
     def _checked_group(self) -> str:
-        self._check_open()
+        self._check_open(closed=self._released)
         if self._group is None:
             msg = "this consumer has no group, so nothing can be committed; give consumer(group)"
             raise ConfigError(msg)
@@ -347,8 +349,8 @@ class KafkaConsumer:
             raise TopicGoneError(name, assigned.id, None if now is None else now.id)
         return now
 
-    def _check_open(self) -> None:
+    def _check_open(self, *, closed: bool | None = None) -> None:
         self._cluster.check_open()
-        if self._closed:
+        if self._closed if closed is None else closed:
             msg = "consumer is closed; take a new one from the log"
             raise StateError(msg)

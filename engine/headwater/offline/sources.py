@@ -144,7 +144,12 @@ class ParquetEvents:
             msg = f'events: nothing given for stream "{stream.topic}"; add it to events='
             raise RequestError(msg)
         frame = self._frames[stream.topic]
-        names = frame.collect_schema().names()
+        try:
+            names = frame.collect_schema().names()
+        except (OSError, pl.exceptions.PolarsError) as error:
+            reason = " ".join(str(error).split())
+            msg = f'events for stream "{stream.topic}" can\'t be read: {reason}'
+            raise RequestError(msg) from error
         for name, dtype in stream.schema.items():
             if name not in names:
                 msg = (

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from headwater.errors import did_you_mean
 from headwater.flow.answer import RequestError
+from headwater.flow.inputs import coerced
 from headwater.offline.history import History, Sight
 from headwater.offline.point_in_time import Events, Reads, features_at, no_events
 from headwater.state.events import feature_columns
@@ -19,7 +20,7 @@ from headwater.state.key_index import KeyIndex
 from headwater.state.keys import Keys, canonical_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -34,7 +35,7 @@ AS_OF = ("event", "arrival")
 def training_set(
     plan: Plan,
     service: str,
-    spine: pl.DataFrame | pl.LazyFrame,
+    spine: pl.DataFrame | pl.LazyFrame | Mapping[str, object],
     *,
     time: str,
     source: EventSource,
@@ -48,21 +49,21 @@ def training_set(
     the entities' keys, request inputs, or a datetime column `time` with a time zone.
     """
     found = plan.service(service)
-    rows = spine.lazy().collect()
+    rows = _frame(spine)
     if as_of not in AS_OF:
         msg = f'as_of "{as_of}" is neither "event" nor "arrival".{did_you_mean(as_of, AS_OF)}'
         raise RequestError(msg)
     times = _times(rows, time)
-    _check_columns(rows, found)
+    inputs = _inputs(rows, found)
     values: dict[str, list[pl.Series]] = {}
     for view in found.views:
         total = source.rows(view.stream)
         with _bar(f"{view.view.name}: events", total, shown=progress) as advance:
-            keys = canonical_keys(_keyed(rows, view), view.entity.key)
+            keys = canonical_keys(inputs, view.entity.key)
             sight = _sight(as_of, times)
             got = view_values(view, keys, times, sight, source, events=total, advance=advance)
         values[view.view.name] = feature_columns(view.layout, view.feature_names, got)
-    columns = service_columns(found, rows, values)
+    columns = service_columns(found, inputs, values)
     clash = [column.name for column in columns if column.name in rows.columns]
     if clash:
         msg = f'spine: column "{clash[0]}" has the name of a feature; rename it in the spine'
@@ -144,27 +145,35 @@ def _times(rows: pl.DataFrame, time: str) -> NDArray[np.int64]:
     return series.dt.cast_time_unit("us").to_physical().to_numpy()
 
 
-def _check_columns(rows: pl.DataFrame, found: ServicePlan) -> None:
-    for view in found.views:
-        for name, dtype in view.key_dtypes.items():
-            _check_column(rows, name, dtype, f'key of entity "{view.entity.name}"')
+def _frame(spine: pl.DataFrame | pl.LazyFrame | Mapping[str, object] | object) -> pl.DataFrame:
+    """Return a spine as a frame: Polars, pandas or a dictionary of columns."""
+    if isinstance(spine, pl.LazyFrame):
+        return spine.collect()
+    try:
+        return pl.DataFrame(spine)  # type: ignore[arg-type]
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        kind = type(spine).__name__
+        msg = f"spine: {kind} is no frame ({error}); give a Polars or pandas frame or a dictionary"
+        raise RequestError(msg) from error
+
+
+def _inputs(rows: pl.DataFrame, found: ServicePlan) -> pl.DataFrame:
+    """Return a spine's keys and request inputs in the service's types, as online takes them."""
+    wanted = {
+        name: (dtype, f'key of entity "{view.entity.name}"')
+        for view in found.views
+        for name, dtype in view.key_dtypes.items()
+    }
     for on_demand in found.service.on_demands:
         for one in on_demand.request:
-            _check_column(rows, one.name, one.dtype, f'request input of "{on_demand.name}"')
-
-
-def _check_column(rows: pl.DataFrame, name: str, dtype: pl.DataType, what: str) -> None:
-    if name not in rows.columns:
-        msg = f'spine: no column "{name}" ({what}).{did_you_mean(name, rows.columns)}'
-        raise RequestError(msg)
-    given = rows[name].dtype
-    if given != dtype and not (given.is_integer() and dtype.is_integer()):
-        msg = f'spine: column "{name}" ({what}) is {given}, the service says {dtype}; cast it'
-        raise RequestError(msg)
-
-
-def _keyed(rows: pl.DataFrame, view: ViewPlan) -> pl.DataFrame:
-    return rows.select(view.entity.key)
+            wanted[one.name] = (one.dtype, f'request input of "{on_demand.name}"')
+    columns = []
+    for name, (dtype, what) in wanted.items():
+        if name not in rows.columns:
+            msg = f'spine: no column "{name}" ({what}).{did_you_mean(name, rows.columns)}'
+            raise RequestError(msg)
+        columns.append(coerced(rows[name], dtype, f'spine: column "{name}" ({what})'))
+    return pl.DataFrame(columns)
 
 
 def service_columns(
