@@ -154,7 +154,7 @@ MISTAKES: dict[str, tuple[Callable[[LocalStore, pl.DataFrame], Any], type, str]]
             "clicks_of", spine.with_columns(user=pl.lit(1)), time="t"
         ),
         RequestError,
-        r'"user" \(key of entity "user"\) is Int32, the service says String; cast it',
+        r'"user" \(key of entity "user"\) takes String, not Int32; cast it',
     ),
     "as_of": (
         lambda store, spine: store.training_set("clicks_of", spine, time="t", as_of="arival"),

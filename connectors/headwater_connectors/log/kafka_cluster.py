@@ -282,11 +282,17 @@ class KafkaCluster:
                 result = future.result(timeout=0.1)
             except NotYetError:
                 self.check_open()
+                self._hear_faults()
                 if self.faults.refused is not None or time.monotonic() > deadline:
                     raise self.failure(self.faults.refused, doing) from None
             else:
+                self._hear_faults()
                 self.faults.clear()
                 return result
+
+    def _hear_faults(self) -> None:
+        """Let the client report its connections' faults: it does so in no thread of its own."""
+        self._admin.poll(0)
 
     def _until(self, doing: str, ask: Callable[[], _T]) -> _T:
         """Ask again while the answer is one that passes; then raise it in our words."""
@@ -296,6 +302,7 @@ class KafkaCluster:
             try:
                 return ask()
             except KafkaException as error:
+                self._hear_faults()
                 refused = self.faults.refused
                 passes = is_retriable(error.args[0]) and refused is None
                 if not passes or time.monotonic() > deadline:

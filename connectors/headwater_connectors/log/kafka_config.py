@@ -49,6 +49,8 @@ PRODUCER: Mapping[str, Any] = {
     "queue.buffering.max.kbytes": 64 << 10,
     "queue.buffering.max.messages": 500_000,
     "reconnect.backoff.max.ms": 1_000,
+    # How long records wait for a topic that was deleted to come back.
+    "topic.metadata.propagation.max.ms": 5_000,
 }
 CONSUMER: Mapping[str, Any] = {
     "auto.offset.reset": "error",

@@ -212,6 +212,7 @@ class ShardReader:
         order, starts = partition_rows(shards, count)
         values = Values(len(keys), len(view.layout.output_dtypes))
         too_old = np.zeros(len(keys), np.bool_)
+        stale = np.zeros(len(keys), np.bool_)
         for number, shard in self._shards.items():
             rows = order[starts[number] : starts[number + 1]]
             if not len(rows):
@@ -221,12 +222,14 @@ class ShardReader:
             values.bits[rows] = part.bits
             values.valid[rows] = part.valid
             values.found[rows] = part.found & keys.valid[rows]
+            stale[rows] = shard.filling
             if t_us < shard.horizon_us:
                 values.valid[rows] = 0
                 too_old[rows] = True
         statuses = np.where(values.valid.T == 1, Status.PRESENT, Status.NULL).astype(np.uint8)
         statuses[:, ~values.found] = Status.NOT_FOUND
         statuses[self._warming(view, t_us), :] = Status.WARMING
+        statuses[:, stale] = Status.STALE
         statuses[:, too_old] = Status.OUT_OF_RANGE
         return feature_columns(view.layout, view.feature_names, values), statuses
 

@@ -49,6 +49,7 @@ class _Piece:
     to_offset: int | None  # None leaves the lane as it is
     next_offset: int
     arrival_us: int
+    fills: bool = False  # part of a hole, with more to come
 
     @property
     def count(self) -> int:
@@ -145,28 +146,34 @@ class ShardTask:
     ) -> Iterator[_Piece]:
         """Yield a record's rows above `done`, and before them those of a hole (the chain rule)."""
 
-        def piece(rows: pa.RecordBatch | None, to_offset: int | None, next_offset: int) -> _Piece:
+        def piece(
+            rows: pa.RecordBatch | None,
+            to_offset: int | None,
+            next_offset: int,
+            *,
+            fills: bool = False,
+        ) -> _Piece:
             return _Piece(
                 shard, header.lane, header.binding, header.partition, rows, to_offset, next_offset,
-                arrival_us,
+                arrival_us, fills,
             )  # fmt: skip
 
         if header.from_offset > done:
             for rows in self._fill(shard, header, (done, header.from_offset)):
                 for part, last in self._parts(rows):
-                    yield piece(part, last, offset)
+                    yield piece(part, last, offset, fills=True)
             yield piece(None, header.from_offset, offset)
         if header.to_offset <= done:
             yield piece(None, None, offset + 1)
-            return
-        if header.rows:
+        elif header.rows:
             rows = self._wires[header.binding].decode(body)
             if header.from_offset < done:
                 offsets = rows.column(1).to_numpy()
                 rows = rows.slice(int(np.searchsorted(offsets, done, side="right")))
-            for part, last in self._parts(rows):
-                yield piece(part, last, offset)
-        yield piece(None, header.to_offset, offset + 1)
+            # Whole: what a reader sees is always the state of one exchange offset.
+            yield piece(rows, header.to_offset, offset + 1)
+        else:
+            yield piece(None, header.to_offset, offset + 1)
 
     def _parts(self, rows: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, int]]:
         """Cut rows to slices; each comes with its last source offset."""
@@ -202,8 +209,10 @@ class ShardTask:
             evaluated = self._evaluate(runs)
             wanted = sum(one.words_wanted() for one in evaluated)
             if wanted > self._memory.free_words and sum(piece.count for piece in pieces) > 1:
-                for half in _halves(pieces):
-                    self._apply(half)
+                # In one hold: no reader sees a record half applied.
+                with self._memory.lock:
+                    for half in _halves(pieces):
+                        self._apply(half)
                 return
         with self._memory.lock:
             for one in evaluated:
@@ -212,6 +221,7 @@ class ShardTask:
                 if piece.to_offset is not None:
                     piece.shard.applied[piece.lane] = piece.to_offset
                 piece.shard.advance(piece.next_offset, _newest_us(piece))
+                piece.shard.filling = piece.fills
         self._checkpoints.relieve()
 
     def _evaluate(self, runs: Mapping[str, list[Run]]) -> list[Evaluated]:
@@ -241,6 +251,10 @@ def _halves(pieces: list[_Piece]) -> tuple[list[_Piece], list[_Piece]]:
     second = whole.rows.slice(whole.count // 2)
     upto = first.column(1)[first.num_rows - 1].as_py()
     return (
-        [*pieces[:at], replace(whole, rows=first, to_offset=upto)],
+        # The record isn't behind us before its second half is.
+        [
+            *pieces[:at],
+            replace(whole, rows=first, to_offset=upto, next_offset=whole.next_offset - 1),
+        ],
         [replace(whole, rows=second), *pieces[at + 1 :]],
     )

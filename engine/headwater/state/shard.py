@@ -59,6 +59,8 @@ class Shard:
         self.read_back_us = read_back_us
         self.groups = {one.id: Group(one, memory) for one in plan.views.values()}
         self.unbuilt: set[str] = set()
+        # While a hole is being filled the rows are those of no single exchange offset.
+        self.filling = False
         self.applied: dict[str, int] = {}
         self.next_offset = 0
         self.newest_us = NO_HORIZON
