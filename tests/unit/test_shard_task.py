@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -16,6 +17,7 @@ from headwater.errors import StateError
 from headwater.flow import shard_task
 from headwater.flow.exchange import Header, lane_of, wires_of
 from headwater.plan.plan import compile_plan
+from headwater.state.group import Group
 from headwater_connectors.log.log import OffsetLostError
 
 if TYPE_CHECKING:
@@ -336,3 +338,57 @@ def test_values_that_count_as_null_are_counted(lanes: Lanes) -> None:
     lanes.apply()
     assert lanes.read() == (5, 1.0)
     assert lanes.sample("headwater_unusable_values_total", view="by_user") == 3
+
+
+def test_a_read_between_slices_is_the_state_of_its_exchange_offset(
+    lanes: Lanes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However small the slices, a reader sees whole records: those below the answer's offset."""
+    sizes = [5, 1, 4, 7]
+    ends = list(accumulate(sizes))
+    (first,) = lanes.harness.log.end_offsets(lanes.harness.exchange)
+    for size, end in zip(sizes, ends, strict=True):
+        lanes.send(end - size - 1, end - 1, {n: click(n) for n in range(end - size, end)})
+    seen: list[tuple[int, int]] = []
+
+    def look() -> bool:
+        seen.append((lanes.shard.next_offset, lanes.read()[0]))
+        return False
+
+    task = lanes.harness.sink.stages[0]
+    monkeypatch.setattr(task, "_slice_rows", 3)
+    monkeypatch.setattr(lanes.harness.worker.checkpoints, "relieve", look)
+    lanes.apply()
+    assert len(seen) > 1
+    assert dict(seen).items() <= {(first + i, end) for i, end in enumerate(ends, 1)}
+    assert seen[-1] == (first + 4, ends[-1])
+
+
+def test_a_record_that_memory_is_too_small_for_is_applied_in_parts_nobody_sees(
+    lanes: Lanes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lanes.send(-1, 8, {n: click(n, user=f"u{n}") for n in range(9)})
+    task = lanes.harness.sink.stages[0]
+    applied = task._apply
+    sizes: list[int] = []
+
+    def counted(pieces: list[Any]) -> None:
+        sizes.append(sum(piece.count for piece in pieces))
+        applied(pieces)
+
+    monkeypatch.setattr(task, "_apply", counted)
+    # As if every event took a third of the arena.
+    third = len(lanes.harness.worker.memory.arena) // 3
+    monkeypatch.setattr(
+        Group,
+        "words_wanted",
+        lambda _self, keys, _fetched: len(keys) * third,
+    )
+    lanes.apply()
+    assert sizes[0] == 9
+    assert min(sizes) <= 2
+    assert [lanes.read(user=f"u{n}")[0] for n in range(9)] == [1] * 9
+    assert lanes.shard.applied == {lanes.lane(): 8}
+    lanes.harness.crash()
+    lanes.harness.settle()
+    assert [lanes.read(user=f"u{n}")[0] for n in range(9)] == [1] * 9
