@@ -151,7 +151,7 @@ class Worker:
                                 f'stream "{name}": the state of shard {shard.number} is ahead of'
                                 f" the log, which ends at offset {ends[partition]} of partition"
                                 f" {partition}; the log has lost its end (a power failure?): remove"
-                                " the state folder to rebuild it from the log"
+                                " the folders state and archive to rebuild them from the log"
                             )
                             raise StateError(msg)
 
