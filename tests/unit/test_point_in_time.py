@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 import headwater as hw
-from headwater.offline import history, point_in_time, sources
+from headwater.offline import buckets, point_in_time, sources
 from headwater.offline.point_in_time import Events, Reads, features_at
 from headwater.offline.sources import ParquetEvents
 from headwater.offline.training_set import training_set
@@ -97,7 +97,7 @@ def test_batches_and_buckets_do_not_change_a_value(monkeypatch) -> None:
     wanted = features_of_frames()
     monkeypatch.setattr(sources, "_BATCH_ROWS", 100)
     assert features_of_frames().equals(wanted)
-    monkeypatch.setattr(history, "EVENTS_PER_BUCKET_MAX", 500)
+    monkeypatch.setattr(buckets, "EVENTS_PER_BUCKET_MAX", 500)
     assert features_of_frames().equals(wanted)
 
 

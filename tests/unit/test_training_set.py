@@ -12,7 +12,7 @@ import pytest
 from harness import BASE_US, SECOND_US, moment
 
 import headwater as hw
-from headwater.offline import history, point_in_time
+from headwater.offline import buckets, point_in_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,7 +167,7 @@ def test_buckets_change_no_value(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch, events_max: int, as_of: str
 ) -> None:
     one = made_of(store, as_of=as_of)
-    monkeypatch.setattr(history, "EVENTS_PER_BUCKET_MAX", events_max)
+    monkeypatch.setattr(buckets, "EVENTS_PER_BUCKET_MAX", events_max)
     assert same(made_of(store, as_of=as_of), one)
 
 
@@ -175,18 +175,18 @@ def test_buckets_are_in_files_and_the_files_go(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, Any]] = []
-    end = history.History.__exit__
+    end = buckets.Buckets.__exit__
 
-    def watch(self: history.History, *args: Any) -> None:
+    def watch(self: buckets.Buckets, *args: Any) -> None:
         folder = self._folder
         seen.append((self.buckets, None if folder is None else folder.name))
         end(self, *args)
 
-    monkeypatch.setattr(history, "EVENTS_PER_BUCKET_MAX", 700)
-    monkeypatch.setattr(history.History, "__exit__", watch)
+    monkeypatch.setattr(buckets, "EVENTS_PER_BUCKET_MAX", 700)
+    monkeypatch.setattr(buckets.Buckets, "__exit__", watch)
     made_of(store)
-    ((buckets, folder),) = seen
-    assert buckets == 5
+    ((count, folder),) = seen
+    assert count == 5
     from pathlib import Path
 
     assert folder is not None

@@ -17,7 +17,7 @@ import polars as pl
 from headwater.errors import HeadwaterError
 from headwater.flow.exchange import lane_of, split
 from headwater.kernels.keys import shard_of
-from headwater.offline.history import Arrived, Sight
+from headwater.offline.buckets import Arrived, Sight
 from headwater.offline.training_set import service_columns, view_values
 from headwater.state.events import POSITION_BITS, feature_columns
 from headwater.state.keys import canonical_keys

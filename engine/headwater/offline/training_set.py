@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from headwater.errors import did_you_mean
 from headwater.flow.answer import RequestError
 from headwater.flow.inputs import coerced
-from headwater.offline.history import History, Sight
+from headwater.offline.buckets import Buckets, Sight
 from headwater.offline.point_in_time import Events, Reads, features_at, no_events
 from headwater.state.events import feature_columns
 from headwater.state.group import Values
@@ -99,15 +99,15 @@ def view_values(
         result.valid[rows] = part.valid
         result.found[rows] = part.found
 
-    with History(view, index, sight.visible, events=events) as history:
-        history.read(source, advance)
-        for bucket in history:
-            first, last = history.bounds(bucket)
+    with Buckets(view, index, sight.visible, events=events) as buckets:
+        buckets.read(source, advance)
+        for bucket in buckets:
+            first, last = buckets.bounds(bucket)
             rows = np.flatnonzero((slots >= first) & (slots < last))
             if len(rows) == len(keys) > 0:
-                return read(rows, first, last, history.bucket(bucket))
+                return read(rows, first, last, buckets.bucket(bucket))
             if len(rows):
-                put(rows, read(rows, first, last, history.bucket(bucket)))
+                put(rows, read(rows, first, last, buckets.bucket(bucket)))
     unkeyed = np.flatnonzero(slots < 0)
     if len(unkeyed):
         # A null key is an entity that never had an event.

@@ -1,4 +1,4 @@
-"""History of one view for the entities of a spine: in memory, or in a few files by entity."""
+"""Buckets: one view's history for the entities of a spine, in memory or in a few files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from headwater.plan.plan import ViewPlan
     from headwater.state.key_index import KeyIndex
 
-__all__ = ["EVENTS_PER_BUCKET_MAX", "Arrived", "History", "Sight"]
+__all__ = ["EVENTS_PER_BUCKET_MAX", "Arrived", "Buckets", "Sight"]
 
 EVENTS_PER_BUCKET_MAX = 6_000_000
 
@@ -94,7 +94,7 @@ def _longer(array: NDArray[Any], room: int) -> NDArray[Any]:
     return longer
 
 
-class History:
+class Buckets:
     """Gathers a view's events once, and hands them out by bucket of entities.
 
     Memory holds one bucket at a time when there is more than one: the others lie in a temporary
