@@ -84,6 +84,8 @@ class KafkaConsumer:
         self._must_check = False
         self._must_seek = False
         self._subscribed: str | None = None
+        self._revoked: OnRevoked | None = None
+        self._handed_over: set[int] = set()
         self._closed = self._released = False
         settings = {**cluster.config, **config}
         if group is not None and settings.get("group.protocol", "classic") == "classic":
@@ -135,7 +137,7 @@ class KafkaConsumer:
                 msg = "this consumer has partitions assigned; take a new one to subscribe"
                 raise ConfigError(msg)
             self._topics[topic] = self._cluster.topic(topic)
-            self._subscribed = topic
+            self._subscribed, self._revoked = topic, on_revoked
 
             def assigned(_: Consumer, given: list[TopicPartition]) -> None:
                 self._on_assigned(topic, [each.partition for each in given], on_assigned)
@@ -195,13 +197,24 @@ class KafkaConsumer:
         with self._lock:
             if self._released:
                 return
-            self._positions = {}
             self._fetched = Fetched()
             try:
-                # Revokes what we have, and so calls back; offsets can still be committed there.
-                self._client.close()
+                self._hand_over()
             finally:
+                self._positions = {}
+                self._client.close()
                 self._released = True
+
+    def _hand_over(self) -> None:
+        """Revoke what we have while the client is whole.
+
+        Left to its own closing, librdkafka revokes when its connections may be gone already, and
+        a commit from the callback fails now and then.
+        """
+        owned = sorted(partition for _, partition in self._positions)
+        if self._revoked is not None and owned:
+            self._handed_over.update(owned)
+            self._revoked(owned, lost=False)
 
     # Fetching
 
@@ -319,8 +332,10 @@ class KafkaConsumer:
             self._fetched.drop(key)
             self._silent.discard(key)
         self._check = None
+        told = [each.partition for each in taken if each.partition not in self._handed_over]
         try:
-            on_revoked([each.partition for each in taken], lost=lost)
+            if told or not self._handed_over:
+                on_revoked(told, lost=lost)
         finally:
             self._client.incremental_unassign(taken)
 

@@ -126,9 +126,9 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait for the checkpoint being written, if any, and raise what it raised."""
-        if self._writing is not None:
-            self._writing.result()
-            self._writing = None
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def abandon(self) -> None:
         """Wait for what is being written, whatever comes of it, and write nothing more."""
