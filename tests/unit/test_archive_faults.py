@@ -11,6 +11,17 @@ from pathlib import Path
 import msgspec
 import polars as pl
 import pytest
+from archive_harness import (
+    FOLDER,
+    ID,
+    TOPIC,
+    add,
+    files,
+    offsets,
+    open_archive,
+    read,
+    rows,
+)
 
 from headwater_connectors.archive.archive import Archive
 from headwater_connectors.archive.blobs import FolderBlobs
@@ -18,74 +29,14 @@ from headwater_connectors.archive.errors import (
     ArchiveConflictError,
     ArchiveError,
 )
-from headwater_connectors.archive.manifest import Manifest, pack, unpack
+from headwater_connectors.archive.manifest import pack, unpack
 
 ROOT = Path(__file__).parents[2]
-TOPIC, ID = "flights", "a1"
-FOLDER = f"{TOPIC}/{ID}/partition=0"
-COLUMNS = ["plane", "delay"]
-
-
-def rows(first: int, count: int, **columns: pl.Series) -> pl.DataFrame:
-    offsets = range(first, first + count)
-    system = {
-        "__offset": pl.Series(offsets, dtype=pl.Int64),
-        "__ts": pl.Series([1_000 * offset for offset in offsets], dtype=pl.Int64),
-        "__arrival": pl.Series([1_000 * offset + 7 for offset in offsets], dtype=pl.Int64),
-        "__raw": pl.Series([b'{"n":%d}' % offset for offset in offsets], dtype=pl.Binary),
-    }
-    own = {
-        "plane": pl.Series([f"N{offset % 7}" for offset in offsets], dtype=pl.String),
-        "delay": pl.Series([offset / 4 for offset in offsets], dtype=pl.Float64),
-    }
-    return pl.DataFrame({**system, **(columns or own)})
-
-
-def open_archive(folder: Path) -> Archive:
-    return Archive(FolderBlobs(folder, durable=False), stamp="format=1 polars=2 machine=test")
-
-
-def add(archive: Archive, count: int, partition: int = 0, **options) -> Manifest:
-    """Append rows that go on from the archive's position."""
-    at = archive.position(TOPIC, ID, partition)
-    after = -1 if at is None else at
-    return archive.append(
-        TOPIC,
-        ID,
-        partition,
-        rows(after + 1, count) if count else pl.DataFrame(),
-        **{
-            "to_offset": after + count,
-            "frontier_us": 1_000 * (after + count) + 7,
-            "from_offset": after,
-            **options,
-        },
-    )
-
-
-def read(archive: Archive, **options) -> pl.DataFrame:
-    frames = [
-        frame.select(pl.lit(partition).alias("partition"), pl.all())
-        for partition, frame in archive.scan(TOPIC, ID, **{"columns": COLUMNS, **options})
-    ]
-    return pl.concat(frames) if frames else pl.DataFrame()
-
-
-def offsets(archive: Archive, **options) -> list[int]:
-    return [
-        offset
-        for _, frame in archive.scan(TOPIC, ID, **{"columns": [], **options})
-        for offset in frame["__offset"].to_list()
-    ]
 
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Archive:
     return open_archive(tmp_path)
-
-
-def files(folder: Path, ending: str) -> list[Path]:
-    return sorted(path for path in folder.rglob(f"*{ending}") if ".incoming" not in path.parts)
 
 
 # Damage

@@ -168,10 +168,14 @@ def test_what_a_write_raises_comes_through(make: Any, monkeypatch: pytest.Monkey
 
         patch.setattr(Store, "write", fail)
         harness.step(INGEST)
-        with pytest.raises(OSError, match="disk full"):
+
+        def work() -> None:
             for _ in range(3):
                 harness.step(SHARDS)
                 harness.worker.checkpoints.wait()
+
+        with pytest.raises(OSError, match="disk full"):
+            work()
     # Nothing was marked clean: the next checkpoint, here the closing one, has it all.
     harness.worker.close()
     harness.open()
