@@ -113,7 +113,7 @@ class State:
                 self.rows,
                 self.layout.table,
                 self.work,
-                history.slots[first:last],
+                history.slots[first:last].copy(),
                 history.words[first:last],
                 0,
                 int(history.times[first]) - _READ_BACK_US,

@@ -121,7 +121,7 @@ class _CountedStores(Stores):
                 harness.rows_from_disk += sum(blob is not None for blob in found)
                 return found
 
-        return Counted(self._path(shard))
+        return Counted(self.folder(shard))
 
 
 class Harness:

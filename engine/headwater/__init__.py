@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from headwater.definitions.aggregate import Variance as var
     from headwater.definitions.entity import entity
     from headwater.definitions.event_time import epoch
+    from headwater.definitions.format import avro
     from headwater.definitions.on_demand import on_demand, request
     from headwater.definitions.service import service
     from headwater.definitions.stream import stream
@@ -45,6 +46,7 @@ __all__ = [
     "StateError",
     "Status",
     "WorkerSettings",
+    "avro",
     "connect",
     "count",
     "entity",
@@ -76,6 +78,7 @@ _HOMES = {
     "HeadwaterError": ("errors", "HeadwaterError"),
     "NotFoundError": ("errors", "NotFoundError"),
     "StateError": ("errors", "StateError"),
+    "avro": ("definitions.format", "avro"),
     "connect": ("remote_store", "connect"),
     "count": ("definitions.aggregate", "Count"),
     "entity": ("definitions.entity", "entity"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
+from headwater.config import load_config
 from headwater_serving.client import connect as connect_client
 
 if TYPE_CHECKING:
@@ -19,8 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["RemoteStore", "connect"]
 
 
-def connect(target: str = "127.0.0.1:6566", *, timeout_s: float = 5.0) -> RemoteStore:
-    """Return a store that reads from the server at `host:port`; the first call connects."""
+def connect(target: str | None = None, *, timeout_s: float = 5.0) -> RemoteStore:
+    """Return a store that reads from the server at `host:port`; the first call connects.
+
+    Without a target it is the one configured: `client.target`, else the worker's own address, by
+    HEADWATER_* variables and headwater.toml.
+    """
+    if target is None:
+        target = load_config().target
     return RemoteStore(connect_client(target, timeout_s=timeout_s))
 
 

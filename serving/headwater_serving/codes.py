@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import grpc
 
 from headwater.errors import ConfigError, DefinitionError, HeadwaterError, NotFoundError, StateError
-from headwater.flow.answer import RequestError
+from headwater.flow.answer import RequestError, UnavailableError
+from headwater.flow.shard_reads import NotOwnerError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,6 +51,9 @@ _CODES: Mapping[type[HeadwaterError], grpc.StatusCode] = {
     RevisionError: grpc.StatusCode.FAILED_PRECONDITION,
     StateError: grpc.StatusCode.FAILED_PRECONDITION,
     OverloadError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    # Client libraries that try again do so on this code.
+    UnavailableError: grpc.StatusCode.UNAVAILABLE,
+    NotOwnerError: grpc.StatusCode.FAILED_PRECONDITION,
 }
 _BY_NAME = {one.__name__: one for one in (*_CODES, ConfigError, HeadwaterError, UnreachableError)}
 _BY_CODE: Mapping[grpc.StatusCode, type[HeadwaterError]] = {

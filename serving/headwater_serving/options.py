@@ -15,11 +15,13 @@ _MIB = 1 << 20
 class ServerOptions:
     """Limits of a server; more than a limit allows is refused, never queued without end.
 
-    A stream holds a worker thread while it lasts, so `streams_max` stays below `workers`.
+    A stream holds a worker thread while it lasts, so `streams_max` stays below `workers`. Calls of
+    other workers have `peer_workers` threads of their own.
     `connection_age_max_s` closes connections gracefully, so that clients spread over new workers.
     """
 
     workers: int = 8
+    peer_workers: int = 8
     concurrent_rpcs_max: int = 256
     streams_max: int = 4
     rows_max: int = 10_000

@@ -14,13 +14,15 @@ from grpc_reflection.v1alpha import reflection
 
 from headwater.errors import ConfigError
 from headwater.logs import get_logger
-from headwater_proto.v1 import serving_pb2, serving_pb2_grpc
+from headwater_proto.v1 import peer_pb2_grpc, serving_pb2, serving_pb2_grpc
 from headwater_serving.options import ServerOptions
+from headwater_serving.peer_servicer import PeerServicer
 from headwater_serving.servicer import FeatureServicer
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from headwater_serving.peer_servicer import Peer
     from headwater_serving.reader import Reader
 
 __all__ = ["SERVICE_NAME", "Server"]
@@ -35,7 +37,8 @@ _PORT_MAX = 65_535
 class Server:
     """Serves a reader over gRPC from `start` to `stop`, or as a context manager.
 
-    Port 0 takes any free one; `port` and `target` hold the real one after `start`.
+    Port 0 takes any free one; `port` and `target` hold the real one after `start`. With `peer` it
+    answers other workers, too.
     """
 
     def __init__(
@@ -45,10 +48,12 @@ class Server:
         host: str = "127.0.0.1",
         port: int = 0,
         options: ServerOptions | None = None,
+        peer: Peer | None = None,
     ) -> None:
         self.host = host
         self.port = port
         self._reader = reader
+        self._peer = peer
         self._options = options or ServerOptions()
         self._health: health.HealthServicer | None = None
         self._grpc: grpc.Server | None = None
@@ -74,6 +79,10 @@ class Server:
         )
         servicer = FeatureServicer(self._reader, options)
         serving_pb2_grpc.add_FeatureServiceServicer_to_server(servicer, server)
+        if self._peer is not None:
+            threads = ThreadPoolExecutor(options.peer_workers, thread_name_prefix="headwater-peer")
+            peers = PeerServicer(self._peer, options, threads)
+            peer_pb2_grpc.add_PeerServiceServicer_to_server(peers, server)
         # Watchers of health must not hold the threads that answer calls.
         self._health = health.HealthServicer(experimental_non_blocking=True)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import threading
-import traceback
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import grpc
 import polars as pl
 
-from headwater.errors import HeadwaterError
 from headwater.flow.answer import RequestError
 from headwater.flow.inputs import input_columns
-from headwater.logs import get_logger
 from headwater_proto.v1 import serving_pb2, serving_pb2_grpc
-from headwater_serving.codes import (
-    ERROR_METADATA_KEY,
-    OverloadError,
-    RevisionError,
-    class_name_of,
-    code_of,
-)
+from headwater_serving.answering import answering
+from headwater_serving.codes import OverloadError, RevisionError
 from headwater_serving.columns import decode_column
 from headwater_serving.wire import description, online_response, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import grpc
 
     from headwater.flow.answer import Answer, ServiceInfo
     from headwater_serving.options import ServerOptions
@@ -34,9 +26,6 @@ if TYPE_CHECKING:
     from headwater_serving.wire import Source
 
 __all__ = ["FeatureServicer"]
-
-_log = get_logger(__name__)
-_REASON_CHARS_MAX = 500
 
 
 class FeatureServicer(serving_pb2_grpc.FeatureServiceServicer):
@@ -51,7 +40,7 @@ class FeatureServicer(serving_pb2_grpc.FeatureServiceServicer):
         self, request: serving_pb2.GetOnlineFeaturesRequest, context: grpc.ServicerContext
     ) -> serving_pb2.GetOnlineFeaturesResponse:
         """Answer one request."""
-        with _answering(context, "GetOnlineFeatures"):
+        with answering(context, "GetOnlineFeatures"):
             return self._online(request)
 
     def StreamOnlineFeatures(  # noqa: N802 - the name in the contract
@@ -61,14 +50,14 @@ class FeatureServicer(serving_pb2_grpc.FeatureServiceServicer):
     ) -> Iterator[serving_pb2.GetOnlineFeaturesResponse]:
         """Answer requests in their order, one at a time; the first failure ends the stream."""
         if not self._streams.acquire(blocking=False):
-            with _answering(context, "StreamOnlineFeatures"):
+            with answering(context, "StreamOnlineFeatures"):
                 raise OverloadError(
                     f"{self._options.streams_max} streams are open, which is the limit;"
                     " close one, or raise the server option streams_max"
                 )
         try:
             for request in request_iterator:
-                with _answering(context, "StreamOnlineFeatures"):
+                with answering(context, "StreamOnlineFeatures"):
                     response = self._online(request)
                 yield response
         finally:
@@ -78,7 +67,7 @@ class FeatureServicer(serving_pb2_grpc.FeatureServiceServicer):
         self, request: serving_pb2.DescribeServiceRequest, context: grpc.ServicerContext
     ) -> serving_pb2.DescribeServiceResponse:
         """Describe a service or a list of features."""
-        with _answering(context, "DescribeService"):
+        with answering(context, "DescribeService"):
             return description(self._info(source_of(request)))
 
     def ListServices(  # noqa: N802 - the name in the contract
@@ -87,7 +76,7 @@ class FeatureServicer(serving_pb2_grpc.FeatureServiceServicer):
         context: grpc.ServicerContext,
     ) -> serving_pb2.ListServicesResponse:
         """List the services that can be read."""
-        with _answering(context, "ListServices"):
+        with answering(context, "ListServices"):
             return serving_pb2.ListServicesResponse(services=self._reader.services())
 
     def _online(
@@ -145,24 +134,3 @@ def _check_answer(answer: Answer, info: ServiceInfo, inputs: pl.DataFrame) -> No
     assert answer.values.height == inputs.height, "one row for each of the request"
     assert answer.statuses.shape == (answer.values.width, inputs.height), "one status for each"
     assert answer.statuses.dtype.itemsize == 1, "statuses are bytes"
-
-
-@contextmanager
-def _answering(context: grpc.ServicerContext, call: str) -> Iterator[None]:
-    """Turn an error into the end of the call: a code, one line, and the name of its class."""
-    if not context.is_active():
-        # Its deadline passed while it waited for a thread: nobody would read the answer.
-        context.abort(grpc.StatusCode.CANCELLED, "the caller has gone")
-    try:
-        yield
-    except HeadwaterError as error:
-        context.set_trailing_metadata(((ERROR_METADATA_KEY, class_name_of(error)),))
-        context.abort(code_of(error), " ".join(str(error).split()))
-    except Exception as error:  # noqa: BLE001 - the edge of the process: logged here, told no one
-        # The stack without local variables: those hold what callers sent.
-        stack = "".join(traceback.format_tb(error.__traceback__))
-        reason = f"{type(error).__name__}: {error}"[:_REASON_CHARS_MAX]
-        _log.error("call_failed", call=call, reason=reason, stack=stack)
-        context.abort(
-            grpc.StatusCode.INTERNAL, "the server failed on this call; its log says where"
-        )

@@ -16,6 +16,7 @@ from log_harness import NOW_US, PATIENCE_S, Clock, drain, fill, numbers, reader
 from headwater.errors import ConfigError
 from headwater_connectors.log import DeliveryError, OffsetLostError
 from headwater_connectors.log.kafka import KafkaLog
+from headwater_connectors.log.kafka_columnar import SWITCH
 
 pytest.register_assert_rewrite("tests.unit.test_log_contract", "tests.unit.test_log_consumers")
 
@@ -46,9 +47,12 @@ def broker() -> Iterator[Broker]:
     broker.stop()
 
 
-@pytest.fixture
-def log(broker: Broker) -> Iterator[KafkaLog]:
+# Records are fetched in two ways, by what the process finds.
+@pytest.fixture(params=["columnar", "plain"])
+def log(request, broker: Broker, monkeypatch) -> Iterator[KafkaLog]:
+    monkeypatch.setenv(SWITCH, request.param)
     log = KafkaLog(broker.bootstrap_servers, clock=Clock())
+    assert log.consumer(None).is_columnar == (request.param == "columnar")
     yield log
     log.close()
     log = KafkaLog(broker.bootstrap_servers)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -42,6 +43,86 @@ def test_a_missing_blob_and_a_bad_name_say_so(tmp_path: Path) -> None:
     for name in ("", "/a", "a//b", "a/../b", "../a", "a/", ".incoming/a"):
         with pytest.raises(ArchiveError, match=r"blob name|unfinished"):
             blobs.put(name, b"")
+
+
+def test_blobs_are_found_by_the_beginning_of_their_names(tmp_path: Path) -> None:
+    blobs = FolderBlobs(tmp_path)
+    for name in ("a/one=1", "a/one=2", "a/two", "b", "a/deep/er"):
+        blobs.put(name, name.encode())
+    assert [info.name for info in blobs.find("a/one=")] == ["a/one=1", "a/one=2"]
+    assert [info.name for info in blobs.find("a/")] == ["a/deep/er", "a/one=1", "a/one=2", "a/two"]
+    assert len(blobs.find("")) == 5
+    assert blobs.find("a/three") == blobs.find("nowhere/at/all") == []
+    (found,) = blobs.find("b")
+    stat = (tmp_path / "b").stat()
+    assert (found.size_bytes, found.modified_us) == (1, stat.st_mtime_ns // 1000)
+    with pytest.raises(ArchiveError, match="not a blob name"):
+        blobs.find("../a")
+
+
+def test_deleted_blobs_are_gone_and_missing_ones_are_passed_over(tmp_path: Path) -> None:
+    blobs = FolderBlobs(tmp_path)
+    blobs.put("a/b", b"1")
+    blobs.put("a/c", b"2")
+    blobs.delete(["a/b", "a/nothing", "nowhere/nothing"])
+    assert [info.name for info in blobs.find("")] == ["a/c"]
+    with pytest.raises(ArchiveError, match="can't delete"):
+        blobs.delete(["a"])
+
+
+def without_links(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """Refuse hard links as between file systems; within the store they work."""
+    link = os.link
+
+    def refuse(source, target):
+        if Path(source).parent.name == ".incoming":
+            return link(source, target)
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refuse)
+
+
+@pytest.mark.parametrize("code", [0, errno.EXDEV, errno.EPERM, errno.EMLINK])
+def test_a_file_is_stored_by_a_link_or_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    blobs, source = FolderBlobs(tmp_path / "blobs"), tmp_path / "source"
+    data = os.urandom(3 << 20)
+    source.write_bytes(data)
+    if code:
+        without_links(monkeypatch, code)
+    for _ in range(2):  # the same file again is no error
+        blobs.put_file("a/b", source)
+    blobs.copy("a/b", "a/c")
+    assert (tmp_path / "blobs/a/b").samefile(source) is (code == 0)
+    assert blobs.link("a/b", tmp_path / "out") is (code == 0)
+    source.unlink()
+    blobs.delete(["a/b"])
+    assert blobs.get("a/c") == data
+    assert list((tmp_path / "blobs").rglob(".incoming/*")) == []
+    other = tmp_path / "other"
+    other.write_bytes(b"other")
+    blobs.put_file("a/c", other)
+    assert blobs.get("a/c") == b"other"
+
+
+def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    blobs = FolderBlobs(tmp_path / "blobs")
+    with pytest.raises(MissingBlobError, match="nothing is missing"):
+        blobs.put_file("a", tmp_path / "nothing")
+    with pytest.raises(MissingBlobError, match="blobs/b is missing"):
+        blobs.copy("b", "a")
+    with pytest.raises(MissingBlobError, match="blobs/b is missing"):
+        blobs.link("b", tmp_path / "out")
+    assert blobs.find("") == []
+
+
+def test_a_failing_link_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs = FolderBlobs(tmp_path / "blobs")
+    (tmp_path / "source").write_bytes(b"x")
+    without_links(monkeypatch, errno.ENOSPC)
+    with pytest.raises(ArchiveError, match=r"can't write .*blobs/a: No space left"):
+        blobs.put_file("a", tmp_path / "source")
 
 
 def test_a_failing_file_system_is_explained(tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
-"""Blobs: named, immutable runs of bytes; what an archive asks of a folder or an object store."""
+"""Blobs: named, immutable runs of bytes; what is asked of a folder or an object store."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
 
 from headwater_connectors.archive.errors import (
     AlreadyExistsError,
@@ -16,14 +19,29 @@ from headwater_connectors.archive.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
-__all__ = ["BlobReader", "BlobStore", "FolderBlobs"]
+__all__ = ["BlobInfo", "BlobReader", "BlobStore", "FolderBlobs"]
 
 # Under the root, so that a rename never leaves the file system.
 _INCOMING = ".incoming"
 _STAGE_TRIES_MAX = 16
+_COPY_BYTES = 1 << 20
+# Another file system, another owner, too many links, none at all: then bytes are copied.
+_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """A blob as it is listed; `modified_us` is the store's clock when it got its name.
+
+    A file that was linked and not copied keeps the time of its bytes.
+    """
+
+    name: str
+    size_bytes: int
+    modified_us: int
 
 
 class BlobReader(Protocol):
@@ -48,8 +66,9 @@ class BlobReader(Protocol):
 class BlobStore(Protocol):
     """Keeps blobs under names such as `flights/a1/LATEST`; safe to use from any thread.
 
-    A write that returns is durable; a reader sees all of a blob or none of it. Nothing is ever
-    listed, because object stores list late and slowly. Failures are raised as ArchiveError.
+    A write that returns is durable; a reader sees all of a blob or none of it. Failures are raised
+    as ArchiveError, a store that doesn't answer in time among them. What readers trust is named in
+    a manifest; lists are for finding manifests and for cleaning up.
     """
 
     def put(self, name: str, data: bytes | memoryview) -> None:
@@ -58,6 +77,20 @@ class BlobStore(Protocol):
 
     def put_if_absent(self, name: str, data: bytes | memoryview) -> None:
         """Store a blob; AlreadyExistsError if the name is taken. Of two callers one succeeds."""
+        ...
+
+    def put_file(self, name: str, path: Path) -> None:
+        """Store a file that never changes, in place of the blob that may be there.
+
+        The file is streamed, or linked where the store is on the same file system.
+        """
+        ...
+
+    def copy(self, source: str, target: str) -> None:
+        """Store a blob under another name too; MissingBlobError if it isn't there.
+
+        The store does it, and either name outlives the other.
+        """
         ...
 
     def get(self, name: str) -> bytes:
@@ -70,6 +103,24 @@ class BlobStore(Protocol):
 
     def open(self, name: str) -> BlobReader:
         """Open a blob to read parts of it; MissingBlobError if it isn't there."""
+        ...
+
+    def link(self, name: str, path: Path) -> bool:
+        """Make a blob a file at a free path without copying it; False where that can't be done.
+
+        MissingBlobError if the blob isn't there. The file must never be written to.
+        """
+        ...
+
+    def find(self, prefix: str) -> list[BlobInfo]:
+        """Return the blobs whose names begin with `prefix`, by name.
+
+        Those written before the call are among them, and those deleted before it are not.
+        """
+        ...
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete blobs; those that aren't there are passed over."""
         ...
 
     def path(self, name: str) -> str:
@@ -111,6 +162,23 @@ class FolderBlobs:
                 raise AlreadyExistsError(msg) from error
             self._sync(target.parent)
 
+    def put_file(self, name: str, path: Path) -> None:
+        """Link a file, or copy it and rename the copy; see BlobStore."""
+        target = self._target(name)
+        with self._explained("write", name), _opened(path) as file:
+            if self._durable:
+                os.fsync(file.fileno())
+            if _linked(path, target) or (target.exists() and path.samefile(target)):
+                self._sync(target.parent)
+                return
+            with self._staged(file) as staged:
+                staged.replace(target)
+                self._sync(target.parent)
+
+    def copy(self, source: str, target: str) -> None:
+        """Link a file under another name; see BlobStore."""
+        self.put_file(target, self._location(source))
+
     def get(self, name: str) -> bytes:
         """Read a whole file; see BlobStore."""
         with self._explained("read", name):
@@ -125,6 +193,31 @@ class FolderBlobs:
         """Open a file; see BlobStore."""
         with self._explained("read", name):
             return _FileReader(self._location(name))
+
+    def link(self, name: str, path: Path) -> bool:
+        """Link the file; see BlobStore."""
+        with self._explained("read", name):
+            return _linked(self._location(name), path)
+
+    def find(self, prefix: str) -> list[BlobInfo]:
+        """Walk the folder that the prefix names a part of; see BlobStore."""
+        folder = prefix.rpartition("/")[0]
+        top = self._location(folder) if folder else self._root
+        with self._explained("list", folder or prefix):
+            found = [info for info in self._walk(top) if info.name.startswith(prefix)]
+        return sorted(found, key=lambda info: info.name)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Unlink files; see BlobStore."""
+        folders: dict[Path, str] = {}
+        for name in names:
+            path = self._location(name)
+            with self._explained("delete", name), contextlib.suppress(FileNotFoundError):
+                path.unlink()
+                folders[path.parent] = name
+        for folder, name in folders.items():
+            with self._explained("delete", name):
+                self._sync(folder)
 
     def path(self, name: str) -> str:
         """Return the file's path."""
@@ -145,6 +238,23 @@ class FolderBlobs:
         with self._explained("write", name):
             self._make_folder(target.parent)
         return target
+
+    def _walk(self, folder: Path) -> Iterator[BlobInfo]:
+        """Yield the files below a folder; those that vanish meanwhile are passed over."""
+        try:
+            entries = list(os.scandir(folder))
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                if path != self._root / _INCOMING:
+                    yield from self._walk(path)
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                stat = path.stat()
+                name = path.relative_to(self._root).as_posix()
+                yield BlobInfo(name, stat.st_size, stat.st_mtime_ns // 1000)
 
     def _make_folder(self, folder: Path) -> None:
         """Make a folder and its entries up to the root's own durable, once in this process."""
@@ -167,8 +277,8 @@ class FolderBlobs:
             os.close(descriptor)
 
     @contextlib.contextmanager
-    def _staged(self, data: bytes | memoryview) -> Iterator[Path]:
-        """Yield the path of a durable, still unnamed file with the data."""
+    def _staged(self, data: bytes | memoryview | BinaryIO) -> Iterator[Path]:
+        """Yield the path of a durable, still unnamed file with the data, or another file's."""
         incoming = self._root / _INCOMING
         self._make_folder(incoming)
         if not self._swept:
@@ -177,7 +287,10 @@ class FolderBlobs:
         descriptor, staged = _locked_file(incoming)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
+                if isinstance(data, bytes | memoryview):
+                    file.write(data)
+                else:
+                    shutil.copyfileobj(data, file, _COPY_BYTES)
                 file.flush()
                 if self._durable:
                     os.fsync(descriptor)
@@ -196,7 +309,7 @@ class FolderBlobs:
             raise MissingBlobError(msg) from error
         except OSError as error:
             msg = (
-                f"can't {what} {self._location(name)}: {error.strerror or error}; the archive"
+                f"can't {what} {self._location(name)}: {error.strerror or error}; the folder"
                 " needs space, permission and a file system with hard links"
             )
             raise ArchiveError(msg) from error
@@ -232,6 +345,31 @@ class _FileReader:
         trace: TracebackType | None,
     ) -> None:
         os.close(self._descriptor)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to be stored; a missing one is named, and not the name it was to get."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError as error:
+        msg = f"{path} is missing"
+        raise MissingBlobError(msg) from error
+    with file:
+        yield file
+
+
+def _linked(source: Path, target: Path) -> bool:
+    """Link a file under a free name; False where the file systems don't, or the name is taken."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LINK:
+            return False
+        raise
+    return True
 
 
 def _locked_file(folder: Path) -> tuple[int, Path]:

@@ -21,6 +21,10 @@ Reason = Literal[
     "not_an_object",  # JSON, but a list, a number, a text or null
     "wrong_type",  # a column holds a value its type has no place for
     "decoder_failed",  # the decoder itself broke on this record
+    "not_framed",  # no schema id in front, where every value has one
+    "unknown_schema",  # the registry has no schema of this id
+    "unusable_schema",  # there is a schema, but it describes no record that can be read here
+    "not_avro",  # bytes that don't follow their writer's schema
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 

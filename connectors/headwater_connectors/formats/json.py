@@ -13,6 +13,8 @@ import polars as pl
 from headwater.errors import DefinitionError
 from headwater_connectors.formats.decoded import Decoded, Reject
 from headwater_connectors.formats.json_column import narrowed, wire_type
+from headwater_connectors.formats.options import NO_OPTIONS, CodecOptions
+from headwater_connectors.log.packed_column import BytesColumn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,17 +66,23 @@ class JsonCodec:
     to Float64; Float32 is that double rounded once more.
 
     One call holds a few times the bytes of its batch; callers bound the batch. Raises
-    DefinitionError for an empty schema, a type that JSON can't carry here, or a name that Polars
-    takes for a pattern.
+    DefinitionError for an empty schema, a type that JSON can't carry here, a name that Polars
+    takes for a pattern, or any option: JSON has none.
     """
 
     def __init__(
         self,
         schema: Mapping[str, pl.DataType],
         value_bytes_max: int = VALUE_BYTES_MAX,
+        options: CodecOptions = NO_OPTIONS,
     ) -> None:
         if not schema:
             raise DefinitionError("the schema is empty; name the columns and their Polars types")
+        if options.format:
+            raise DefinitionError(
+                f"JSON takes no options, these were given: {', '.join(options.format)}; leave them"
+                " out"
+            )
         self._value_bytes_max = value_bytes_max
         self._schema = dict(schema)
         self._wire = {name: wire_type(name, dtype) for name, dtype in schema.items()}
@@ -196,6 +204,8 @@ def _screened(
 ) -> tuple[Sequence[bytes], _Positions, list[Reject]]:
     """Set apart absent, empty and oversized values; return the others and their rows."""
     rows = np.arange(len(values))
+    if isinstance(values, BytesColumn) and _are_plain(values, bytes_max):
+        return cast("Sequence[bytes]", values), rows, []
     # `all` is False for None, so the casts hold where they are evaluated.
     if (
         all(values)
@@ -216,6 +226,15 @@ def _screened(
         else:
             kept.append(value)
     return kept, np.delete(rows, [reject.row for reject in rejects]), rejects
+
+
+def _are_plain(values: BytesColumn, bytes_max: int) -> bool:
+    """Tell at a glance that none is absent, empty, white space or oversized; False: look closer."""
+    lengths = values.lengths()
+    if not lengths.size or lengths.min() == 0 or lengths.max() > bytes_max:
+        return False
+    # All white space is ASCII, and none of it above the space.
+    return bool(values.first_bytes().min() > ord(" "))
 
 
 def _has_surrogates(data: bytes) -> bool:
@@ -248,7 +267,7 @@ def _lines(records: Sequence[bytes]) -> bytes:
     """Join records to one line each."""
     # The newline in front keeps Polars from taking a first record that begins like gzip, zlib or
     # zstd data for a compressed file.
-    lines = b"\n".join([b"", *records])
+    lines = records.lines() if isinstance(records, BytesColumn) else b"\n".join([b"", *records])
     if lines.count(b"\n") == len(records):
         return lines
     # A raw newline would end the record. As a carriage return it is still white space between

@@ -58,6 +58,10 @@ class KafkaLog:
         """Name the cluster; the settings may hold secrets."""
         return f"KafkaLog({self.cluster.servers!r})"
 
+    def waited_at(self, thread: int) -> float:
+        """Return when a thread last did nothing but wait for a broker, by the monotonic clock."""
+        return self.cluster.waited_at.get(thread, 0.0)
+
     def create_topic(self, name: str, *, partitions: int, append_time: bool) -> Topic:
         """Create a topic, or return the one there; see Log."""
         self.cluster.check_open()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import TimeoutError as NotYetError
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from headwater.errors import HeadwaterError
 
-__all__ = ["EARLIEST", "LATEST", "KafkaCluster", "from_time"]
+__all__ = ["EARLIEST", "LATEST", "KafkaCluster", "from_time", "id_text"]
 
 _T = TypeVar("_T")
 
@@ -58,6 +59,8 @@ class KafkaCluster:
         self.servers = servers
         self.config = config
         self.faults = Faults()
+        # By thread: when it last did nothing but wait for a broker, which is no standing still.
+        self.waited_at: dict[int, float] = {}
         self._timeout_s = timeout_s
         self._closed = False
         self._admin: AdminClient = build(
@@ -76,8 +79,13 @@ class KafkaCluster:
             msg = "the log is closed; open it again"
             raise StateError(msg)
 
+    def note_wait(self) -> None:
+        """Note that this thread waits for a broker, and that it is the broker who is slow."""
+        self.waited_at[threading.get_ident()] = time.monotonic()
+
     def failure(self, error: KafkaError | KafkaException | None, doing: str) -> HeadwaterError:
         """Return the error to raise for one of Kafka's."""
+        self.note_wait()
         return failure(error, doing, self.servers, self.faults.last)
 
     # Topics
@@ -98,11 +106,11 @@ class KafkaCluster:
             found = self._described(name, future)
             if found is not None:
                 described[name] = found
-        self._learn_time_types({t.name: str(t.topic_id) for t in described.values()})
+        self._learn_time_types({t.name: id_text(t.topic_id) for t in described.values()})
         return {
             name: Topic(name, id_, len(found.partitions), self._append_time[id_])
             for name, found in described.items()
-            for id_ in (str(found.topic_id),)
+            for id_ in (id_text(found.topic_id),)
         }
 
     def describing(self, names: Sequence[str]) -> dict[str, Future[Any]]:
@@ -164,7 +172,7 @@ class KafkaCluster:
 
         def is_gone() -> bool:
             found = self._described(topic.name)
-            return found is None or str(found.topic_id) != topic.id
+            return found is None or id_text(found.topic_id) != topic.id
 
         self._wait_until(doing, is_gone)
 
@@ -225,6 +233,32 @@ class KafkaCluster:
                 if each.offset >= 0:
                     found[each.partition] = (each.offset, each.metadata or "")
             return found
+
+        return self._until(doing, ask)
+
+    def committed_topics(self, group: str) -> tuple[str, ...]:
+        """Return the topics that a group has committed offsets of, by name."""
+        doing = f'read the offsets of group "{group}"'
+
+        def ask() -> tuple[str, ...]:
+            futures = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])
+            (future,) = futures.values()
+            return tuple(sorted({p.topic for p in self._result(future, doing).topic_partitions}))
+
+        return self._until(doing, ask)
+
+    def describe_group(self, group: str) -> Any:  # noqa: ANN401 - the client has no types
+        """Return the description of a group, None if there is no such group."""
+        doing = f'look up group "{group}"'
+
+        def ask() -> Any:  # noqa: ANN401
+            futures = self._admin.describe_consumer_groups([group], request_timeout=self._timeout_s)
+            try:
+                return self._result(futures[group], doing)
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                    return None
+                raise
 
         return self._until(doing, ask)
 
@@ -316,6 +350,11 @@ class KafkaCluster:
             if time.monotonic() > deadline:
                 raise self.failure(None, doing)
             time.sleep(_RETRY_S)
+
+
+def id_text(topic_id: object) -> str:
+    """Return a topic id as Kafka's own tools write it; librdkafka has "+" and "/" in it."""
+    return str(topic_id).replace("+", "-").replace("/", "_")
 
 
 def from_time(timestamp_ms: int) -> OffsetSpec:

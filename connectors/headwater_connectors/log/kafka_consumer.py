@@ -11,7 +11,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from headwater.errors import ConfigError, StateError
 from headwater_connectors.log.checks import check_commit, check_offset, check_records_max
 from headwater_connectors.log.consumer import shares
+from headwater_connectors.log.kafka_columnar import open_fetch
 from headwater_connectors.log.kafka_config import CONSUMER, build
+from headwater_connectors.log.kafka_errors import is_retriable
 from headwater_connectors.log.kafka_fetched import Fetched
 from headwater_connectors.log.kafka_position_check import PositionCheck, check_positions
 from headwater_connectors.log.log import TopicGoneError
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
     from headwater_connectors.log.kafka_cluster import KafkaCluster
+    from headwater_connectors.log.kafka_columnar import ColumnarFetch
     from headwater_connectors.log.log import Records, Topic
 
 __all__ = ["KafkaConsumer"]
@@ -36,6 +39,7 @@ _CHECK_S = 1.0
 _SILENCE_S = 2.0
 # What waits here, beside what librdkafka holds.
 _FETCH_RECORDS = 2_000
+_EVENTS_MAX = 100
 _HELD_RECORDS_MAX = 20_000
 _HELD_BYTES_MAX = 32 << 20
 
@@ -83,6 +87,7 @@ class KafkaConsumer:
         self._check_at = 0.0
         self._must_check = False
         self._must_seek = False
+        self._is_torn = False
         self._subscribed: str | None = None
         self._revoked: OnRevoked | None = None
         self._handed_over: set[int] = set()
@@ -98,6 +103,13 @@ class KafkaConsumer:
             error_cb=cluster.faults.report,
             **{"group.id": group or "headwater-without-group"},
         )
+        # None where records are fetched one by one.
+        self._columnar = open_fetch(self._client)
+
+    @property
+    def is_columnar(self) -> bool:
+        """Whether records are fetched as columns; the log says why they are not."""
+        return self._columnar is not None
 
     def assign(self, topic: str, offsets: Mapping[int, int]) -> None:
         """Read these partitions from these offsets; see Consumer."""
@@ -202,6 +214,8 @@ class KafkaConsumer:
                 self._hand_over()
             finally:
                 self._positions = {}
+                if self._columnar is not None:
+                    self._columnar.close()
                 self._client.close()
                 self._released = True
 
@@ -220,8 +234,9 @@ class KafkaConsumer:
 
     def _seek(self) -> None:
         """Make librdkafka fetch from our positions; what came before is dropped."""
-        self._must_seek = False
+        self._must_seek = self._is_torn = False
         self._fetched = Fetched()
+        self._direct(anew=True)
         wanted = [TopicPartition(name, p, at) for (name, p), at in self._positions.items()]
         if self._subscribed is None:
             self._client.assign(wanted)
@@ -235,18 +250,63 @@ class KafkaConsumer:
         if not self._positions and self._subscribed is None:
             time.sleep(wait_s)
             return
-        if not self._fetched.records or self._is_waiting():
+        must_wait = not self._fetched.records or self._is_waiting()
+        wait_s = (max(wait_s, 0.01) if self._silent else wait_s) if must_wait else 0.0
+        if self._columnar is None:
+            self._fetch_messages(wait_s, must_wait=must_wait)
+        else:
+            self._fetch_columns(self._columnar, wait_s)
+
+    def _fetch_messages(self, wait_s: float, *, must_wait: bool) -> None:
+        if must_wait:
             # A wait for many would last until all of them are there.
-            self._keep(self._client.consume(1, max(wait_s, 0.01) if self._silent else wait_s))
-        while self._fetched.records < _HELD_RECORDS_MAX and self._fetched.bytes < _HELD_BYTES_MAX:
+            self._keep_messages(self._client.consume(1, wait_s))
+        while self._has_room():
             messages = self._client.consume(_FETCH_RECORDS, 0)
-            self._keep(messages)
+            self._keep_messages(messages)
             if len(messages) < _FETCH_RECORDS:
                 break
 
-    def _keep(self, messages: Sequence[Message]) -> None:
-        """Sort records into their partitions; drop those of partitions we don't read."""
-        for error, key in self._fetched.add(messages, self._positions):
+    def _fetch_columns(self, columnar: ColumnarFetch, wait_s: float) -> None:
+        # What concerns the group comes here. It wakes no wait for records: those are short.
+        if self._positions:
+            strays = self._client.consume(_EVENTS_MAX, 0)
+        else:
+            strays = self._client.consume(1, wait_s)
+        # Records that come this way set out before their partition was directed.
+        if self._keep_messages(strays) or self._is_torn:
+            self._seek()
+        while self._positions and self._has_room():
+            try:
+                harvest = columnar.fetch(self._positions, wait_s)
+                for key, chunk in harvest.chunks:
+                    self._fetched.add(key, chunk)
+            except BaseException:
+                # An interrupt, or no memory: what librdkafka gave up did not get here.
+                self._is_torn = True
+                raise
+            self._heed(harvest.errors)
+            wait_s = 0.0
+            if harvest.is_all:
+                break
+
+    def _has_room(self) -> bool:
+        held = self._fetched
+        return held.records < _HELD_RECORDS_MAX and held.bytes < _HELD_BYTES_MAX
+
+    def _direct(self, *, anew: bool = False) -> None:
+        if self._columnar is not None:
+            self._columnar.direct(self._positions, anew=anew)
+
+    def _keep_messages(self, messages: Sequence[Message]) -> bool:
+        """Sort records into their partitions, drop those of others; tell whether there were any."""
+        before = self._fetched.records
+        self._heed(self._fetched.add_messages(messages, self._positions))
+        return self._fetched.records > before
+
+    def _heed(self, errors: Sequence[tuple[KafkaError, _Key]]) -> None:
+        """Tell errors that mean nothing, or a look at the log, from those to raise."""
+        for error, key in errors:
             self._silent.discard(key)
             code = error.code()
             if code == KafkaError._PARTITION_EOF:  # noqa: SLF001 - public there
@@ -254,6 +314,9 @@ class KafkaConsumer:
             if code in _NOT_A_FAILURE:
                 self._must_seek = True
                 self._check_at = 0.0
+            elif is_retriable(error):
+                # librdkafka goes on by itself.
+                self._cluster.faults.report(error)
             elif not error.retriable():
                 raise self._cluster.failure(error, f"read {key[0]}[{key[1]}]")
         if self._silent:
@@ -318,6 +381,7 @@ class KafkaConsumer:
         for partition in partitions:
             check_offset(found, partition, offsets[partition])
             self._positions[topic, partition] = int(offsets[partition])
+        self._direct()
         self._client.incremental_assign(
             [TopicPartition(topic, partition, int(offsets[partition])) for partition in partitions]
         )
@@ -332,6 +396,7 @@ class KafkaConsumer:
             self._fetched.drop(key)
             self._silent.discard(key)
         self._check = None
+        self._direct()
         told = [each.partition for each in taken if each.partition not in self._handed_over]
         try:
             if told or not self._handed_over:

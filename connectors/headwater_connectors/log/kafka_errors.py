@@ -7,6 +7,7 @@ import threading
 from confluent_kafka import KafkaError, KafkaException
 
 from headwater.errors import ConfigError, HeadwaterError
+from headwater_connectors.log.log import LogUnreachableError, NotAMemberError
 
 __all__ = ["Faults", "KafkaFailureError", "KafkaUnreachableError", "failure", "is_retriable"]
 
@@ -25,6 +26,14 @@ _RIGHTS = {
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "cluster",
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "transactional id",
 }
+_NO_MEMBER = frozenset(
+    (
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError._STATE,  # noqa: SLF001 - the consumer has left the group
+    )
+)
 _TOO_OLD = frozenset(
     (
         KafkaError._UNSUPPORTED_FEATURE,  # noqa: SLF001
@@ -43,6 +52,7 @@ _UNREACHABLE = frozenset(
 _RETRIABLE = _UNREACHABLE | {
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NETWORK_EXCEPTION,
     KafkaError.NOT_CONTROLLER,
@@ -50,16 +60,46 @@ _RETRIABLE = _UNREACHABLE | {
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.OFFSET_NOT_AVAILABLE,
     KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError._WAIT_COORD,  # noqa: SLF001
 }
 
 
-class KafkaUnreachableError(ConfigError):
+class KafkaUnreachableError(ConfigError, LogUnreachableError):
     """No broker answered in time; unlike other settings that are wrong, this may pass."""
 
 
 class KafkaFailureError(HeadwaterError):
     """Kafka refused a request, for a reason that no setting of ours explains."""
+
+
+_MEANINGS: tuple[tuple[frozenset[int], tuple[type[HeadwaterError], str, str]], ...] = (
+    (
+        _CREDENTIALS,
+        (
+            ConfigError,
+            "refused the connection",
+            "check sasl.* and ssl.* settings and the security.protocol",
+        ),
+    ),
+    (_TOO_OLD, (ConfigError, "is too old", "use Apache Kafka 3.6 or later")),
+    (
+        _NO_MEMBER,
+        (
+            NotAMemberError,
+            "has given the partitions to another member",
+            "what is in doubt is read again by whoever has it now",
+        ),
+    ),
+    (
+        frozenset((KafkaError.FENCED_INSTANCE_ID,)),
+        (
+            ConfigError,
+            "knows another worker with the same id",
+            "give every worker an id of its own",
+        ),
+    ),
+)
 
 
 class Faults:
@@ -119,24 +159,18 @@ def failure(
                 f"can't {doing}: no answer from Kafka at {servers}{why and ': ' + why};"
                 " check the address, the security settings and that a broker is running"
             )
-    if cause.code() in _CREDENTIALS:
-        return ConfigError(
-            f"can't {doing}: Kafka at {servers} refused the connection: {_line(cause)};"
-            " check sasl.* and ssl.* settings and the security.protocol"
-        )
-    if cause.code() in _RIGHTS:
-        return ConfigError(
-            f"can't {doing}: Kafka at {servers} denies it: {_line(cause)};"
-            f" grant this user the right on the {_RIGHTS[cause.code()]}"
-        )
-    if cause.code() in _TOO_OLD:
-        return ConfigError(
-            f"can't {doing}: Kafka at {servers} is too old: {_line(cause)};"
-            " use Apache Kafka 3.6 or later"
-        )
-    return KafkaFailureError(
-        f"can't {doing}: Kafka at {servers} answered: {_line(cause)}; see the broker's log"
-    )
+    kind, says, cure = _meaning(cause.code())
+    return kind(f"can't {doing}: Kafka at {servers} {says}: {_line(cause)}; {cure}")
+
+
+def _meaning(code: int) -> tuple[type[HeadwaterError], str, str]:
+    """Return the error to raise for a refusal, what Kafka does with it, and what to do."""
+    if code in _RIGHTS:
+        return ConfigError, "denies it", f"grant this user the right on the {_RIGHTS[code]}"
+    for codes, meaning in _MEANINGS:
+        if code in codes:
+            return meaning
+    return KafkaFailureError, "answered", "see the broker's log"
 
 
 def _line(error: KafkaError | None) -> str:

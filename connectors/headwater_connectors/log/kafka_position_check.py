@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaException
 
-from headwater_connectors.log.kafka_cluster import EARLIEST, LATEST
+from headwater_connectors.log.kafka_cluster import EARLIEST, LATEST, id_text
 from headwater_connectors.log.kafka_errors import KafkaFailureError
 from headwater_connectors.log.log import OffsetLostError, TopicGoneError
 
@@ -77,7 +77,7 @@ class PositionCheck:
                 if not self._cluster.is_unknown(error):
                     return False
                 now = None
-            topic, now_id = self._topics[name], None if now is None else str(now.topic_id)
+            topic, now_id = self._topics[name], None if now is None else id_text(now.topic_id)
             if now_id != topic.id:
                 raise TopicGoneError(name, topic.id, now_id)
         starts: _Offsets = {}

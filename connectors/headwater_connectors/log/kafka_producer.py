@@ -33,6 +33,8 @@ _RUN_BYTES_MAX = 1 << 20
 _RUN_RECORDS_MAX = 10_000
 _POLL_S = 0.1
 _CHECK_S = 1.0
+# How old the look may be that `dispatch` goes by; `flush` takes a new one.
+_LOOK_AGE_MAX_S = 1.0
 
 _Row = tuple["bytes | None", "bytes | None", "Headers", int]
 _Where = tuple[str, int]
@@ -41,9 +43,9 @@ _Where = tuple[str, int]
 class KafkaProducer:
     """A Producer over librdkafka's.
 
-    Records wait here, bounded, until a run is full or flushed. Then the topics' ids are compared
-    with those at the time of sending, so that a topic made again gets no records meant for the
-    old one, but for the moment between that look and the write.
+    Records wait here, bounded, until a run is full, dispatched or flushed. Then the topics' ids
+    are compared with those at the time of sending, so that a topic made again gets no records
+    meant for the old one, but for the moment between that look and the write.
     """
 
     def __init__(self, cluster: KafkaCluster, clock: Callable[[], int]) -> None:
@@ -58,6 +60,8 @@ class KafkaProducer:
         self._waiting_records = 0
         self._waiting_bytes = 0
         self._failed: Counter[tuple[str, int, str]] = Counter()
+        self._look: dict[str, Topic] = {}
+        self._looked_at = 0.0
         self._closed = False
         self._client = self._new_client()
 
@@ -99,6 +103,13 @@ class KafkaProducer:
         rows = list(zip(values, *columns, stamps, strict=False))
         for start in range(0, max(1, len(rows)), _RUN_RECORDS_MAX):
             self._add(topic, partition, rows[start : start + _RUN_RECORDS_MAX])
+
+    def dispatch(self) -> None:
+        """Give librdkafka what waits; see Producer."""
+        with self._handing:
+            self._hand_over(look_age_max_s=_LOOK_AGE_MAX_S)
+            self._client.poll(0)
+            self._raise_failures()
 
     def flush(self) -> None:
         """Return when everything sent is in the log, or raise DeliveryError."""
@@ -147,13 +158,13 @@ class KafkaProducer:
                 self._client.poll(0)
                 self._raise_failures()
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, *, look_age_max_s: float = 0.0) -> None:
         """Give librdkafka what waits, unless its topic is another one by now."""
         with self._lock:
             names = {name for name, _ in self._rows}
         if not names:
             return
-        current = self._find(sorted(names))
+        current = self._looked_up(names, look_age_max_s)
         gone = {name: why for name in names if (why := self._why_gone(name, current))}
         with self._lock:
             rows = {where: run for where, run in self._rows.items() if where[0] in names}
@@ -169,13 +180,21 @@ class KafkaProducer:
             for name in gone:
                 self._topics.pop(name, None)
 
+    def _looked_up(self, names: set[str], age_max_s: float) -> dict[str, Topic]:
+        """Return topics as they are now, or were at the last look if that is recent enough."""
+        now = time.monotonic()
+        if now - self._looked_at > age_max_s or not names <= self._look.keys():
+            self._look = self._find(sorted(names | self._look.keys()))
+            self._looked_at = now
+        return self._look
+
     def _find(self, names: list[str]) -> dict[str, Topic]:
         """Look topics up; wait for a broker, as for the delivery of records."""
         while True:
             try:
                 return self._cluster.find(names)
             except KafkaUnreachableError:
-                self._cluster.check_open()
+                self._cluster.check_open()  # noted as a wait where it was raised
 
     def _why_gone(self, name: str, current: dict[str, Topic]) -> str:
         """Return what became of the topic we write to, "" if it is still the same."""
@@ -201,6 +220,7 @@ class KafkaProducer:
                     )
                 except BufferError:
                     self._cluster.check_open()
+                    self._cluster.note_wait()
                     self._client.poll(_POLL_S)
                     continue
                 except KafkaException as error:
@@ -216,6 +236,7 @@ class KafkaProducer:
         check_at = time.monotonic() + _CHECK_S
         while self._client.flush(_POLL_S):
             self._cluster.check_open()
+            self._cluster.note_wait()
             if time.monotonic() < check_at:
                 continue
             check_at = time.monotonic() + _CHECK_S

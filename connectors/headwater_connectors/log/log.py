@@ -19,6 +19,8 @@ __all__ = [
     "DeliveryFailure",
     "Headers",
     "Log",
+    "LogUnreachableError",
+    "NotAMemberError",
     "OffsetLostError",
     "Producer",
     "Records",
@@ -90,6 +92,14 @@ class DeliveryError(HeadwaterError):
             f"records not delivered: {lost}: {self.failures[0].reason};"
             " remove the cause, then send them again from the last committed position"
         )
+
+
+class LogUnreachableError(HeadwaterError):
+    """The log does not answer now; the same call may go through later."""
+
+
+class NotAMemberError(HeadwaterError):
+    """A commit for partitions that the group has given to another member."""
 
 
 class OffsetLostError(HeadwaterError):
@@ -170,6 +180,13 @@ class Producer(Protocol):
         """Send a run of records in order; every sequence is as long as `values`."""
         ...
 
+    def dispatch(self) -> None:
+        """Put what was sent on its way, without waiting for the acknowledgement.
+
+        May raise DeliveryError for records sent before.
+        """
+        ...
+
     def flush(self) -> None:
         """Return when everything sent is acknowledged, or raise DeliveryError."""
         ...
@@ -199,7 +216,10 @@ class Consumer(Protocol):
         ...
 
     def commit(self, topic: str, offsets: Mapping[int, int]) -> None:
-        """Store the next offsets to read for the consumer's group, all or none of them."""
+        """Store the next offsets to read for the consumer's group, all or none of them.
+
+        NotAMemberError where the group has given a partition to another member.
+        """
         ...
 
     def committed(self, topic: str) -> dict[int, int]:

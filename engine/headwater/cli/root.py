@@ -32,6 +32,21 @@ _COMMANDS = (
     ("plan", "headwater.cli.plan:plan", "Check definitions and print the plan they compile to."),
     ("serve", "headwater.cli.serve:serve", "Keep features fresh in a folder and serve gRPC."),
     (
+        "run",
+        "headwater.cli.run.command:run",
+        "Run a worker on Kafka; start more for more capacity.",
+    ),
+    (
+        "status",
+        "headwater.cli.status:status",
+        "Show a namespace's workers and tasks: owners, lag, freshness.",
+    ),
+    (
+        "stream",
+        "headwater.cli.stream:stream",
+        "Let a stream go on after its topic was made again or lost records.",
+    ),
+    (
         "training-set",
         "headwater.cli.training_set:training_set",
         "Write a spine with a service's features, as of each row's time.",

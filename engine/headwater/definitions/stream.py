@@ -13,6 +13,7 @@ from headwater.definitions.entity import Entity
 from headwater.definitions.event_time import EventTime, event_time_of
 from headwater.definitions.expression import Filter, WithColumns, check_row_wise
 from headwater.definitions.features import Grouped
+from headwater.definitions.format import format_of
 from headwater.definitions.name import checked_name
 from headwater.errors import DefinitionError, did_you_mean
 
@@ -21,10 +22,9 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from headwater.definitions.expression import Step
+    from headwater.definitions.format import Format
 
 __all__ = ["Rows", "Stream", "stream"]
-
-FORMATS = ("json",)
 
 # What an event can carry, whatever its format; datetimes of any unit as well.
 COLUMN_TYPES = frozenset(
@@ -54,7 +54,7 @@ class Stream:
     schema: Mapping[str, pl.DataType]
     event_time: EventTime
     start: str | datetime
-    format: str
+    format: Format
     skew_us: int
 
     def filter(self, predicate: pl.Expr) -> Rows:
@@ -169,12 +169,13 @@ def stream(
     schema: Mapping[str, pl.DataType | type[pl.DataType]],
     event_time: str | EventTime,
     start: str | datetime = "earliest",
-    format: str = "json",  # noqa: A002 - the word users look for
+    format: str | Format = "json",  # noqa: A002 - the word users look for
     skew: str | timedelta = "5m",
 ) -> Stream:
     """Return a stream: a topic with a schema and an event time.
 
-    An event later than `skew` after its record's own timestamp goes to the dead-letter topic.
+    `format` is "json", "avro" (schemas from the deployment's registry) or `hw.avro(...)`. An event
+    later than `skew` after its record's own timestamp goes to the dead-letter topic.
     Raises DefinitionError for an unknown format, start, column or unit.
     """
     checked_name(topic, "stream", topic=True)
@@ -183,12 +184,8 @@ def stream(
         msg = f"{where}: the schema is empty; name the columns and their Polars types"
         raise DefinitionError(msg)
     types = {name: _instance(name, dtype, where) for name, dtype in schema.items()}
-    if format not in FORMATS:
-        msg = (
-            f'{where}: format "{format}" is not one of'
-            f" {', '.join(FORMATS)}.{did_you_mean(format, FORMATS)}"
-        )
-        raise DefinitionError(msg)
+    carried = format_of(format, where)
+    carried.check(types, where)
     if isinstance(start, str) and start not in ("earliest", "latest"):
         msg = f'{where}: start "{start}" is neither "earliest" nor "latest" nor a datetime'
         raise DefinitionError(msg)
@@ -200,7 +197,7 @@ def stream(
         MappingProxyType(types),
         event_time_of(event_time, types, where),
         start,
-        format,
+        carried,
         duration_us(skew, f"{where}, skew"),
     )
 

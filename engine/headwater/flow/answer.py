@@ -15,13 +15,17 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-__all__ = ["Answer", "RequestError", "ServiceInfo", "Status"]
+__all__ = ["Answer", "RequestError", "ServiceInfo", "Status", "UnavailableError"]
 
 
 class RequestError(HeadwaterError, ValueError):
     """A request that can't be answered as it was written: wrong names, types, lengths or times."""
 
     exit_code = 2
+
+
+class UnavailableError(HeadwaterError):
+    """What is asked for can't be read now: too old, on its way to another worker; try again."""
 
 
 class Status(enum.IntEnum):

@@ -6,20 +6,26 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from headwater.flow.decode import Decoder
 from headwater.flow.pipeline import Tick
+from headwater.logs import get_logger
+from headwater_connectors.archive.errors import ArchiveConflictError
+from headwater_connectors.log.log import LogUnreachableError, NotAMemberError
 
 if TYPE_CHECKING:
-    from headwater.definitions.stream import Stream
+    from headwater.flow.decode import Decoder
     from headwater.flow.metrics import Metrics
     from headwater.flow.pipeline import Batches
+    from headwater.flow.starts import Start
     from headwater_connectors.archive.archive import Archive
     from headwater_connectors.log.log import Consumer, Records
 
 __all__ = ["ArchiveTask"]
 
+_log = get_logger(__name__)
+
 _ROWS_MAX = 200_000
 _WAIT_US = 10_000_000
+_CONFLICT_US = 60_000_000
 
 
 class _Pending:
@@ -38,23 +44,53 @@ class ArchiveTask:
 
     def __init__(
         self,
-        stream: Stream,
+        decoder: Decoder,
         topic_id: str,
         *,
         archive: Archive,
         consumer: Consumer,
         metrics: Metrics,
-        positions: dict[int, int],
+        start: Start,
     ) -> None:
-        self._decoder = Decoder(stream)
-        self._stream = stream
+        self._decoder = decoder
+        self._stream = decoder.stream
         self._topic_id = topic_id
         self._archive = archive
         self._consumer = consumer
         self._metrics = metrics
         self._pending: dict[int, _Pending] = {}
+        self._start = start
         self._now_us = 0
-        self.archived = {partition: offset - 1 for partition, offset in positions.items()}
+        self.archived: dict[int, int] = {}
+        # Partitions that another writer has extended, since when: we should hear that they're lost.
+        self._conflicts: dict[int, int] = {}
+
+    @property
+    def positions(self) -> dict[int, int]:
+        """The next offset to archive of every partition that is here."""
+        return {partition: offset + 1 for partition, offset in self.archived.items()}
+
+    def assigned(self, partitions: list[int]) -> dict[int, int]:
+        """Go on with partitions where their archive ends."""
+        for partition in partitions:
+            done = self._archive.position(self._stream.topic, self._topic_id, partition)
+            first = self._start.position(partition)
+            self.archived[partition] = first - 1 if done is None else done
+        # Where a stream was made to begin anew, the manifests go on without a gap all the same.
+        return {
+            partition: max(self.archived[partition] + 1, self._start.position(partition))
+            for partition in partitions
+        }
+
+    def revoked(self, partitions: list[int], *, lost: bool) -> None:
+        """Write partitions out, unless another worker has them already, and give them up."""
+        for partition in partitions:
+            if lost:
+                self._pending.pop(partition, None)
+            elif partition in self._pending:
+                self._write(partition)
+            self._conflicts.pop(partition, None)
+            del self.archived[partition]
 
     def __call__(self, batches: Batches) -> Batches:
         """Take records in; write the partitions that are full or old enough."""
@@ -63,11 +99,18 @@ class ArchiveTask:
             if isinstance(batch, Tick):
                 self._now_us = batch.now_us
                 ticks.append(batch)
-            else:
+            elif batch.partition in self.archived and batch.partition not in self._conflicts:
                 self._take(batch)
         for partition, pending in list(self._pending.items()):
             if pending.rows >= _ROWS_MAX or self._now_us - pending.since_us >= _WAIT_US:
                 self._write(partition)
+        for partition, since_us in self._conflicts.items():
+            if self._now_us - since_us >= _CONFLICT_US:
+                msg = (
+                    f"archive of {self._stream.topic}[{partition}]: something else writes it while"
+                    " it is ours; give each namespace an archive of its own, then restart"
+                )
+                raise ArchiveConflictError(msg)
         return ticks
 
     def _take(self, records: Records) -> None:
@@ -86,16 +129,27 @@ class ArchiveTask:
     def _write(self, partition: int) -> None:
         pending = self._pending.pop(partition)
         frame = pl.concat(pending.frames)
-        self._archive.append(
-            self._stream.topic,
-            self._topic_id,
-            partition,
-            frame,
-            from_offset=self.archived[partition],
-            to_offset=pending.to_offset,
-            frontier_us=pending.arrival_us,
-        )
-        self._consumer.commit(self._stream.topic, {partition: pending.to_offset + 1})
+        try:
+            self._archive.append(
+                self._stream.topic,
+                self._topic_id,
+                partition,
+                frame,
+                from_offset=self.archived[partition],
+                to_offset=pending.to_offset,
+                frontier_us=pending.arrival_us,
+            )
+        except ArchiveConflictError as error:
+            # This worker stood still and another has gone on: nothing is missing. The group tells
+            # us of it with the next polls; if not, `__call__` raises.
+            _log.warning("archive_conflict", partition=partition, reason=str(error))
+            self._conflicts[partition] = self._now_us
+            return
+        try:
+            self._consumer.commit(self._stream.topic, {partition: pending.to_offset + 1})
+        except (LogUnreachableError, NotAMemberError) as error:
+            # The manifests say where to go on; the commit is for people's eyes.
+            _log.warning("commit_failed", topic=self._stream.topic, reason=str(error))
         self.archived[partition] = pending.to_offset
         self._metrics.archived_rows.labels(self._stream.topic).inc(pending.rows)
 

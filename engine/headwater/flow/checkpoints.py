@@ -7,11 +7,14 @@ from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from headwater.errors import HeadwaterError
+from headwater.logs import get_logger
 from headwater.state.eviction import make_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from headwater.flow.checkpoint_store import CheckpointStore
     from headwater.flow.metrics import Metrics
     from headwater.flow.pipeline import Tick
     from headwater.flow.settings import WorkerSettings
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from headwater.state.shard import Checkpoint, Shard
 
 __all__ = ["Checkpoints"]
+
+_log = get_logger(__name__)
 
 
 def late_events(shards: Iterable[Shard]) -> Counter[str]:
@@ -42,6 +47,8 @@ class Checkpoints:
         *,
         durable: bool,
         forget: Callable[[int, int], None],
+        stored: CheckpointStore | None = None,
+        exchange_id: str = "",
     ) -> None:
         self._shards = shards
         self._memory = memory
@@ -49,10 +56,13 @@ class Checkpoints:
         self._metrics = metrics
         self._durable = durable
         self._forget = forget
+        self._stored = stored
+        self._exchange_id = exchange_id
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
         self._started_us: int | None = None
         self._written_at: dict[int, int] = {}
+        self._stored_at_us: dict[int, int] = {}
 
     def __call__(self, tick: Tick) -> None:
         """Start a checkpoint when one is due; make room when memory is over its budget."""
@@ -71,9 +81,10 @@ class Checkpoints:
             self.wait()
         rows = sum(shard.events_since_checkpoint for shard in self._shards.values())
         waited_us = tick.now_us - self._started_us
-        if rows >= self._settings.checkpoint_rows or (
-            rows and waited_us >= self._settings.checkpoint_every_us
-        ):
+        every_us = (
+            self._settings.checkpoint_every_us if rows else self._settings.checkpoint_idle_every_us
+        )
+        if rows >= self._settings.checkpoint_rows or waited_us >= every_us:
             self.start(tick.now_us)
 
     def relieve(self) -> bool:
@@ -113,16 +124,56 @@ class Checkpoints:
                 for shard in self._shards.values()
                 if shard.next_offset > self._written_at.get(shard.number, -1)
             ]
-        self._writing = self._executor.submit(self._write, taken)
+        self._writing = self._executor.submit(self._write, taken, now_us)
 
-    def _write(self, taken: list[tuple[Shard, Checkpoint]]) -> None:
+    def release(self, shards: list[Shard]) -> None:
+        """Write last checkpoints of shards that go to another worker, where it finds them."""
+        self.wait()
+        if not self._durable:
+            return
+        with self._memory.lock:
+            taken = [(shard, shard.begin_checkpoint()) for shard in shards]
+        for shard in shards:
+            self._stored_at_us.pop(shard.number, None)
+        self._write(taken, 0)
+        for shard in shards:
+            self._written_at.pop(shard.number, None)
+            self._stored_at_us.pop(shard.number, None)
+
+    def _write(self, taken: list[tuple[Shard, Checkpoint]], now_us: int) -> None:
         began = time.perf_counter()
         for shard, checkpoint in taken:
             # Flushed, so that no crash goes back to before what the exchange then forgets.
             self._metrics.checkpoint_bytes.inc(shard.write_checkpoint(checkpoint, flush=True))
             self._written_at[shard.number] = checkpoint.mark.next_offset
-            self._forget(shard.number, checkpoint.mark.next_offset)
         self._metrics.checkpoint_seconds.observe(time.perf_counter() - began)
+        for shard, checkpoint in taken:
+            if self._stored is None:
+                self._forget(shard.number, checkpoint.mark.next_offset)
+            else:
+                self._store(self._stored, shard, checkpoint, now_us)
+
+    def _store(
+        self, stored: CheckpointStore, shard: Shard, checkpoint: Checkpoint, now_us: int
+    ) -> None:
+        """Keep a checkpoint where other workers find it, now and then."""
+        last_us = self._stored_at_us.get(shard.number)
+        if last_us is not None and now_us - last_us < self._settings.store_checkpoint_every_us:
+            return
+        number, mark = shard.number, checkpoint.mark
+        try:
+            sent = stored.save(number, shard.store, mark, exchange_id=self._exchange_id)
+            stored.prune(number, exchange_id=self._exchange_id)
+            kept = stored.candidates(number, exchange_id=self._exchange_id)
+        except HeadwaterError as error:
+            # The exchange keeps what the last stored checkpoint needs, so nothing is lost.
+            self._metrics.store_failures.inc()
+            _log.warning("checkpoint_not_stored", shard=number, reason=str(error))
+            return
+        self._stored_at_us[number] = now_us
+        self._metrics.stored_bytes.inc(sent)
+        if kept:
+            self._forget(number, min(one.next_offset for one in kept))
 
     def wait(self) -> None:
         """Wait for the checkpoint being written, if any, and raise what it raised."""

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from headwater_connectors.formats.codec import CODECS, Reject
+from headwater_connectors.formats.codec import CODECS, CodecOptions, Reject
 
 if TYPE_CHECKING:
     from headwater.definitions.stream import Stream
+    from headwater_connectors.formats.schema_registry import RegistrySettings
     from headwater_connectors.log.log import Records
 
 __all__ = ["EARLIEST_US", "LATEST_US", "VALUE_BYTES_MAX", "Decoder", "Rows"]
@@ -35,11 +36,15 @@ class Rows:
 
 
 class Decoder:
-    """Decodes one stream; every decision is a function of the record alone."""
+    """Decodes one stream; every decision is a function of the record alone.
 
-    def __init__(self, stream: Stream) -> None:
+    `registry` says where writers' schemas are; without it the environment does.
+    """
+
+    def __init__(self, stream: Stream, registry: RegistrySettings | None = None) -> None:
         self.stream = stream
-        self._codec = CODECS[stream.format](stream.schema, VALUE_BYTES_MAX)
+        options = CodecOptions(stream.format.options(), registry)
+        self._codec = CODECS[stream.format.name](stream.schema, VALUE_BYTES_MAX, options)
         self._time = stream.event_time.microseconds(stream.schema).alias("__ts")
 
     def decode(self, records: Records) -> Rows:

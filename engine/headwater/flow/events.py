@@ -22,11 +22,18 @@ def json_records(
 ) -> list[bytes]:
     """Return one JSON record per row.
 
-    Raises RequestError for a frame that can't be the stream's: without its event time, or with
-    datetimes that name no moment. Single rows that are bad become dead letters later.
+    Raises RequestError for a stream of another format, and for a frame that can't be the stream's:
+    without its event time, or with datetimes that name no moment. Single rows that are bad become
+    dead letters later.
     """
-    frame = _frame(rows)
     where = f'stream "{stream.topic}"'
+    if stream.format.name != "json":
+        msg = (
+            f"{where} is read as {stream.format}, and rows are pushed as JSON; encode them and"
+            " use push_bytes"
+        )
+        raise RequestError(msg)
+    frame = _frame(rows)
     column = stream.event_time.column
     if column not in frame.columns and frame.height:
         hint = did_you_mean(column, frame.columns)

@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     from headwater.definitions.stream import Stream
     from headwater.plan.plan import Binding, Plan
 
-__all__ = ["EXCHANGE_TOPIC", "RECORD_BYTES_MAX", "Header", "Keyed", "Wire", "lane_of", "wires_of"]
+__all__ = [
+    "EXCHANGE_TOPIC",
+    "RECORD_BYTES_MAX",
+    "Header",
+    "Keyed",
+    "Wire",
+    "lane_of",
+    "parts_of",
+    "split",
+    "wires_of",
+]
 
 EXCHANGE_TOPIC = "exchange"
 RECORD_BYTES_MAX = 512 * 1024
@@ -43,8 +53,9 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     from_offset: int
     to_offset: int
     rows: int
-    at_end: bool  # the source had nothing more when this was sent
+    at_end: bool  # the source had nothing more when it was asked for its end
     format: int = _FORMAT
+    asked_ms: int = 0  # how long before this was sent the source was asked
 
     @property
     def lane(self) -> str:
@@ -55,6 +66,13 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
 def lane_of(topic_id: str, binding: str, partition: int) -> str:
     """Return the name of a lane: source topic id, binding and source partition."""
     return f"{topic_id}|{binding}|{partition}"
+
+
+def parts_of(lane: str) -> tuple[str, str, int]:
+    """Return source topic id, binding and source partition of a lane."""
+    topic_id, rest = lane.split("|", 1)
+    binding, partition = rest.rsplit("|", 1)
+    return topic_id, binding, int(partition)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from headwater.flow.decode import Decoder, Rows
+from headwater.flow.decode import Rows
 from headwater.flow.pipeline import Tick
 from headwater.logs import get_logger
+from headwater_connectors.log.log import LogUnreachableError, NotAMemberError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from headwater.definitions.stream import Stream
+    from headwater.flow.decode import Decoder
     from headwater.flow.metrics import Metrics
     from headwater.flow.pipeline import Batches
     from headwater.flow.publisher import Publisher
+    from headwater.flow.source_end import SourceEnd
+    from headwater.flow.starts import Start
     from headwater_connectors.dead_letters import DeadLetters
     from headwater_connectors.log.log import Consumer, Producer, Records
 
@@ -27,31 +28,66 @@ _COMMIT_EVERY_US = 500_000
 
 
 class Ingest:
-    """The ingest stages of one source topic."""
+    """The ingest stages of one source topic, over the partitions that are here.
+
+    With a `source_end` every shard hears of every lane as often as that is asked for, whether or
+    not there are events; without, only of what is new.
+    """
 
     def __init__(
         self,
-        stream: Stream,
+        decoder: Decoder,
         publisher: Publisher,
         *,
         producer: Producer,
         consumer: Consumer,
         dead_letters: DeadLetters,
         metrics: Metrics,
-        positions: Mapping[int, int],
+        start: Start,
+        source_end: SourceEnd | None,
     ) -> None:
-        self._topic = stream.topic
-        self._decoder = Decoder(stream)
+        self._topic = decoder.stream.topic
+        self._decoder = decoder
         self._publisher = publisher
         self._producer = producer
         self._consumer = consumer
         self._dead_letters = dead_letters
         self._metrics = metrics
-        self._next = dict(positions)
-        self._committed = dict(positions)
+        self._start = start
+        self._source_end = source_end
+        self._next: dict[int, int] = {}
+        self._committed: dict[int, int] = {}
         self._committed_at_us = 0
-        publisher.announce()
-        producer.flush()
+        self._commit_failed = False
+        self._progress_at_us = 0
+
+    @property
+    def positions(self) -> dict[int, int]:
+        """The next offset of every partition that is here."""
+        return dict(self._next)
+
+    def assigned(self, partitions: list[int]) -> dict[int, int]:
+        """Go on with partitions where the group has committed, at first where the stream starts."""
+        committed = self._consumer.committed(self._topic)
+        for partition in partitions:
+            # What was committed may be from before the stream was made to begin anew.
+            offset = max(committed.get(partition, 0), self._start.position(partition))
+            self._next[partition] = self._committed[partition] = offset
+            self._publisher.begin(partition, offset)
+        self._producer.flush()
+        return {partition: self._next[partition] for partition in partitions}
+
+    def revoked(self, partitions: list[int], *, lost: bool) -> None:
+        """Commit partitions, unless another worker has them already, and give them up."""
+        if not lost:
+            for partition in partitions:
+                self._publisher.tell(partition, self._next[partition] - 1, at_end=False)
+            self._commit(partitions)
+        for partition in partitions:
+            self._publisher.end(partition)
+            if self._source_end is not None:
+                self._source_end.drop(partition)
+            del self._next[partition], self._committed[partition]
 
     def decode(self, batches: Batches) -> Batches:
         """Decode records; what can't be a row goes to the dead letters."""
@@ -72,23 +108,57 @@ class Ingest:
         """Send rows to their shards; commit what every shard has been told of."""
         rows = [batch for batch in batches if isinstance(batch, Rows)]
         for batch in rows:
-            self._publisher.send(batch)
-            self._next[batch.records.partition] = batch.records.next_offset
+            # A driver may hold a batch back until its partition has gone to another worker.
+            if batch.records.partition in self._next:
+                self._publisher.send(batch)
+                self._next[batch.records.partition] = batch.records.next_offset
         if rows:
-            self._producer.flush()
+            self._producer.dispatch()
         ticks = [batch for batch in batches if isinstance(batch, Tick)]
         for tick in ticks:
-            self._commit(tick)
+            self._tell(tick)
         return ticks
 
-    def _commit(self, tick: Tick) -> None:
-        due = tick.idle or tick.now_us - self._committed_at_us >= _COMMIT_EVERY_US
-        if not due or self._next == self._committed:
-            return
-        for partition, offset in self._next.items():
-            self._publisher.tell(partition, offset - 1, at_end=tick.idle)
+    def _tell(self, tick: Tick) -> None:
+        """Say how far the source has been read, and commit that."""
+        waited = abs(tick.now_us - self._committed_at_us) >= _COMMIT_EVERY_US
+        due = waited or (tick.idle and not self._commit_failed)
+        if due and self._next != self._committed:
+            at_end = tick.idle and self._source_end is None
+            for partition, offset in self._next.items():
+                self._publisher.tell(partition, offset - 1, at_end=at_end)
+            self._commit(list(self._next))
+            self._committed_at_us = tick.now_us
+        if self._source_end is not None:
+            self._progress(tick, self._source_end)
+
+    def _progress(self, tick: Tick, source_end: SourceEnd) -> None:
+        is_due = abs(tick.now_us - self._progress_at_us) >= source_end.every_us
+        if is_due:
+            self._progress_at_us = tick.now_us
+            source_end.ask(self._next)
+        reached = dict(source_end.reached(self._next))
+        for partition, asked_us in reached.items():
+            to_offset = self._next[partition] - 1
+            self._publisher.progress(
+                partition, to_offset, at_end=True, asked_ms=-(-asked_us // 1_000)
+            )
+        for partition in self._next.keys() - reached.keys() if is_due else ():
+            self._publisher.progress(partition, self._next[partition] - 1)
+        if reached or is_due:
+            self._producer.dispatch()
+
+    def _commit(self, partitions: list[int]) -> None:
+        """Commit what has an acknowledged record in every shard; without the log, next time."""
+        offsets = {partition: self._next[partition] for partition in partitions}
         self._dead_letters.flush()
         self._producer.flush()
-        self._consumer.commit(self._topic, self._next)
-        self._committed = dict(self._next)
-        self._committed_at_us = tick.now_us
+        try:
+            self._consumer.commit(self._topic, offsets)
+        except (LogUnreachableError, NotAMemberError) as error:
+            # Whoever reads these partitions next sends them again, and the shards skip them.
+            self._commit_failed = True
+            _log.warning("commit_failed", topic=self._topic, reason=str(error))
+        else:
+            self._commit_failed = False
+            self._committed.update(offsets)

@@ -39,6 +39,15 @@ class Metrics:
         self.state_bytes = Gauge(
             "headwater_state_bytes", "Row memory in use", ["kind"], registry=registry
         )
+        self.lag_records = Gauge(
+            "headwater_lag_records", "Records that are in the log and not taken in",
+            ["kind", "topic", "partition"], registry=registry,
+        )  # fmt: skip
+        self.freshness_seconds = Gauge(
+            "headwater_freshness_seconds", "How old the answers of a shard may be", ["shard"],
+            registry=registry,
+        )  # fmt: skip
+        self.tasks = Gauge("headwater_tasks", "Tasks of this worker", ["kind"], registry=registry)
         self.backlog_rows = Gauge(
             "headwater_backlog_rows", "Rows on the exchange not yet applied", registry=registry
         )
@@ -48,6 +57,14 @@ class Metrics:
         self.checkpoint_bytes = Counter(
             "headwater_checkpoint_bytes", "Bytes of rows written by checkpoints", registry=registry
         )
+        self.stored_bytes = Counter(
+            "headwater_checkpoint_stored_bytes", "Bytes sent to the checkpoint store",
+            registry=registry,
+        )  # fmt: skip
+        self.store_failures = Counter(
+            "headwater_checkpoint_store_failures", "Checkpoints that could not be stored",
+            registry=registry,
+        )  # fmt: skip
         self.archived_rows = Counter(
             "headwater_archived_rows", "Rows written to the archive", ["topic"], registry=registry
         )

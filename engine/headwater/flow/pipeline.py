@@ -6,10 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from headwater.logs import get_logger
+from headwater_connectors.log.log import LogUnreachableError
+
 if TYPE_CHECKING:
     from headwater_connectors.log.log import Consumer, Records
 
 __all__ = ["Batches", "LogSource", "Pipeline", "Source", "Stage", "Tick"]
+
+_log = get_logger(__name__)
 
 # Columnar batches: Records, frames, or a Tick. Never single events.
 Batches = Sequence[Any]
@@ -60,12 +65,21 @@ class LogSource:
         self._records_max = records_max
         self._clock = clock
         self._paused = paused
+        self._unreachable = False
 
     def poll(self) -> Batches:
         """Return the records that are there, one batch per partition, and a Tick."""
-        paused = self._paused()
-        found: list[Records] = [] if paused else self._consumer.poll(self._records_max, 0.0)
-        return [*found, Tick(self._clock(), idle=not found and not paused)]
+        waits = self._paused()
+        found: list[Records] = []
+        if not waits:
+            try:
+                found = self._consumer.poll(self._records_max, 0.0)
+                self._unreachable = False
+            except LogUnreachableError as error:
+                if not self._unreachable:
+                    _log.warning("log_unreachable", reason=str(error))
+                waits = self._unreachable = True
+        return [*found, Tick(self._clock(), idle=not found and not waits)]
 
     def close(self) -> None:
         """Close the consumer."""

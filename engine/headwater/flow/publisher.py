@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from headwater.flow.exchange import RECORD_BYTES_MAX, Header, wires_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     import pyarrow as pa
 
@@ -42,7 +42,6 @@ class Publisher:
         exchange: str,
         shards: int,
         producer: Producer,
-        positions: Mapping[int, int],
         published: Callable[[int], None],
     ) -> None:
         self._topic_id = topic.id
@@ -51,13 +50,22 @@ class Publisher:
         self._producer = producer
         self._published = published
         wires = wires_of(plan)
-        self._lanes = {
-            partition: [
-                _Lane(wires[binding.id], partition, [offset - 1] * shards)
-                for binding in plan.bindings_of(topic.name)
-            ]
-            for partition, offset in positions.items()
-        }
+        self._wires = [wires[binding.id] for binding in plan.bindings_of(topic.name)]
+        self._lanes: dict[int, list[_Lane]] = {}
+
+    def begin(self, partition: int, offset: int) -> None:
+        """Take a partition on from an offset, and tell every shard so.
+
+        One that has missed what came before then asks history for it, without waiting for an event.
+        """
+        self._lanes[partition] = [
+            _Lane(wire, partition, [offset - 1] * self._shards) for wire in self._wires
+        ]
+        self.progress(partition, offset - 1)
+
+    def end(self, partition: int) -> None:
+        """Send nothing more of a partition."""
+        del self._lanes[partition]
 
     def send(self, rows: Rows) -> None:
         """Send rows to their shards, unacknowledged yet."""
@@ -71,14 +79,17 @@ class Publisher:
                 if lane.told[shard] < to_offset:
                     self._send_record(lane, shard, None, to_offset, at_end=at_end)
 
-    def announce(self) -> None:
-        """Tell every shard where each lane goes on.
+    def progress(
+        self, partition: int, to_offset: int, *, at_end: bool = False, asked_ms: int = 0
+    ) -> None:
+        """Send a progress record to every shard, whether or not it was told of `to_offset`.
 
-        One that has missed what came before then asks history for it, without waiting for an event.
+        It shows that this lane is alive, and reveals what the exchange may have lost. `at_end`
+        says that the source ended at or before `to_offset` when it was asked, `asked_ms` ago.
         """
-        for lane in (lane for lanes in self._lanes.values() for lane in lanes):
+        for lane in self._lanes[partition]:
             for shard in range(self._shards):
-                self._send_record(lane, shard, None, lane.told[shard], at_end=False)
+                self._send_record(lane, shard, None, to_offset, at_end=at_end, asked_ms=asked_ms)
 
     def _send_lane(self, lane: _Lane, rows: Rows, to_offset: int) -> None:
         keyed = lane.wire.keyed(rows.frame, self._shards)
@@ -101,7 +112,14 @@ class Publisher:
                 size = part.num_rows // 2
 
     def _send_record(
-        self, lane: _Lane, shard: int, rows: pa.RecordBatch | None, to_offset: int, *, at_end: bool
+        self,
+        lane: _Lane,
+        shard: int,
+        rows: pa.RecordBatch | None,
+        to_offset: int,
+        *,
+        at_end: bool,
+        asked_ms: int = 0,
     ) -> bool:
         """Send one record; False when it would be too large and has rows to leave out."""
         count = 0 if rows is None else rows.num_rows
@@ -113,6 +131,7 @@ class Publisher:
             to_offset=to_offset,
             rows=count,
             at_end=at_end,
+            asked_ms=asked_ms,
         )
         value = lane.wire.encode(header, rows)
         if len(value) >= RECORD_BYTES_MAX and count > 1:

@@ -1,27 +1,31 @@
-"""Reads: features of a service for the entities of a request, from the shards in this process."""
+"""Reads: features of a service for the entities of a request, from shards here and elsewhere."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from headwater.errors import HeadwaterError, NotFoundError, did_you_mean
-from headwater.flow.answer import Answer, RequestError, ServiceInfo, Status
-from headwater.kernels.keys import partition_rows, shard_of
+from headwater.flow.answer import Answer, RequestError, ServiceInfo, Status, UnavailableError
+from headwater.flow.peers import check_same_plan
+from headwater.flow.row_router import RowRouter
+from headwater.flow.shard_reads import EntityRows, NotOwnerError, RowFlag, ShardReads
 from headwater.kernels.rows import NO_HORIZON, left_edges
 from headwater.plan.fingerprint import fingerprint
 from headwater.state.events import feature_columns
-from headwater.state.group import Values
 from headwater.state.keys import canonical_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from headwater.flow.freshness import Guard
+    from headwater.flow.peers import Peers, RowsRequest
+    from headwater.flow.shard_reads import RowsAnswer, ViewRows
     from headwater.plan.plan import Plan, ViewPlan
     from headwater.state.memory import Memory
     from headwater.state.shard import Shard
@@ -60,7 +64,13 @@ def _join_keys(views: Sequence[ViewPlan]) -> dict[str, pl.DataType]:
 
 
 class ShardReader:
-    """Answers reads from shards that are all in this process."""
+    """Answers reads: from the shards of this process, and through `peers` from other workers'.
+
+    `shards` is the worker's own table, which changes under the memory's lock; without `shard_count`
+    those that are in it are all there are. With a `guard` a read that may be too old is marked
+    `STALE`, or refused with UnavailableError; so is one that no worker can be asked for, which has
+    no value. Without a guard nothing is too old.
+    """
 
     def __init__(
         self,
@@ -70,21 +80,32 @@ class ShardReader:
         clock: Callable[[], int],
         *,
         complete_from: Mapping[str, int],
+        shard_count: int | None = None,
+        guard: Guard | None = None,
+        peers: Peers | None = None,
     ) -> None:
         self._complete_from = complete_from
         # Raises where what stands behind these shards has stopped: old values aren't served as new.
         self.check: Callable[[], None] = lambda: None
         self._plan = plan
-        self._shards = shards
-        self._memory = memory
         self._clock = clock
+        self._refuses = guard is not None and guard.on_stale == "refuse"
+        self._reads = ShardReads(plan, shards, memory, shard_count=shard_count, guard=guard)
+        self._router = RowRouter(self._reads, peers)
         self._infos = {name: service_info(plan, name) for name in plan.services}
 
     def warm_up(self) -> None:
         """Read once from every service, so that no kernel is compiled while a caller waits."""
+        self._reads.warm_up()
         for info in self._infos.values():
             row = {**info.join_keys, **info.request_inputs}
-            self.read(info, pl.DataFrame({name: [None] for name in row}, schema=row), 0)
+            inputs = pl.DataFrame({name: [None] for name in row}, schema=row)
+            # What isn't here stays unread: others may not be up yet.
+            self._columns_of(info, inputs, 0, RowRouter(self._reads, None).read)
+
+    def close(self) -> None:
+        """Let go of the threads that ask other workers."""
+        self._router.close()
 
     def services(self) -> Sequence[str]:
         """Return the names of all services."""
@@ -148,99 +169,89 @@ class ShardReader:
         if not -_LATEST_US < t_us < _LATEST_US:
             msg = f"at: {t_us} µs since 1970 is not a time; give a datetime with a time zone"
             raise RequestError(msg)
-        offsets: dict[int, int] = {}
-        if info.name:
-            columns, statuses = self._read_service(info, inputs, t_us, offsets)
-        else:
-            columns, statuses = self._read_features(info, inputs, t_us, offsets)
+        columns, statuses, rows = self._columns_of(info, inputs, t_us, self._router.read)
+        if self._refuses:
+            _check_fresh(rows)
         return Answer(
             values=pl.DataFrame(columns),
             statuses=statuses,
             t_us=t_us,
             t_from_request=at_us is not None,
-            exchange_offsets=dict(sorted(offsets.items())),
+            exchange_offsets=dict(sorted(rows.offsets.items())),
             revision=info.revision,
         )
 
-    def _read_service(
-        self, info: ServiceInfo, inputs: pl.DataFrame, t_us: int, offsets: dict[int, int]
+    def read_rows(self, request: RowsRequest) -> RowsAnswer:
+        """Return rows for another worker, from the shards of this process and no others.
+
+        Never asks anyone else, so requests don't go round in circles. Raises NotOwnerError where a
+        shard isn't here and UnavailableError where this worker can't answer now.
+        """
+        check_same_plan(self._plan, self._reads.shard_count, request)
+        try:
+            self.check()
+            return self._reads.read(request.entities, request.t_us)
+        except NotOwnerError:
+            raise
+        except HeadwaterError as error:
+            # What has stopped this worker is no answer to a question about its rows.
+            raise UnavailableError(str(error)) from error
+
+    def _columns_of(
+        self,
+        info: ServiceInfo,
+        inputs: pl.DataFrame,
+        t_us: int,
+        read_rows: Callable[[Sequence[EntityRows], int], RowsAnswer],
+    ) -> tuple[list[pl.Series], NDArray[np.uint8], RowsAnswer]:
+        """Return the values and statuses (features, rows) of `info`, and the rows they are from."""
+        wanted: list[tuple[ViewPlan, int]] = []
+        if info.name:
+            views: Sequence[ViewPlan] = self._plan.service(info.name).views
+        else:
+            wanted = [self._column(name) for name in info.features]
+            views = list({view.id: view for view, _ in wanted}.values())
+        rows = read_rows(_entities_of(views, inputs), t_us)
+        read = {view.id: self._view_columns(view, rows.views[view.id], t_us) for view in views}
+        if info.name:
+            columns, statuses = self._service_columns(info, inputs, read)
+        else:
+            columns = [read[view.id].columns[i] for view, i in wanted]
+            statuses = np.stack([read[view.id].statuses[i] for view, i in wanted])
+        named = [one.alias(name) for one, name in zip(columns, info.features, strict=True)]
+        return named, statuses, rows
+
+    def _service_columns(
+        self, info: ServiceInfo, inputs: pl.DataFrame, read: Mapping[str, _ViewColumns]
     ) -> tuple[list[pl.Series], NDArray[np.uint8]]:
         found = self._plan.service(info.name)
-        read: dict[str, tuple[list[pl.Series], NDArray[np.uint8]]] = {}
-        # One hold for all views: a vector is of one moment, not torn between two batches.
-        with self._open():
-            for view in found.views:
-                read[view.view.name] = self._read_view(view, inputs, t_us, offsets)
-        parts: list[tuple[list[pl.Series], NDArray[np.uint8]]] = []
+        by_name = {view.view.name: read[view.id] for view in found.views}
+        columns: list[pl.Series] = []
+        statuses: list[NDArray[np.uint8]] = []
         for part in found.service.parts:
-            if part.name in read:
-                parts.append(read[part.name])
+            if part.name in by_name:
+                columns += by_name[part.name].columns
+                statuses.append(by_name[part.name].statuses)
                 continue
-            used = [column for view in part.views for column in read[view.name][0]]  # type: ignore[union-attr]
+            over = [by_name[view.name] for view in part.views]  # type: ignore[union-attr]
+            used = [column for one in over for column in one.columns]
             asked = [inputs[one.name] for one in part.request]  # type: ignore[union-attr]
             frame, _ = part.captured.run(pl.DataFrame([*used, *asked]))  # type: ignore[union-attr]
-            made = [frame[name] for name in part.outputs]  # type: ignore[union-attr]
-            over = [read[view.name][1] for view in part.views]  # type: ignore[union-attr]
-            parts.append(_on_demand_answer(made, over))
-        names = list(info.features)
-        columns = [column for columns, _ in parts for column in columns]
-        statuses = np.concatenate([one for _, one in parts])
-        return [c.alias(n) for c, n in zip(columns, names, strict=True)], statuses
+            made, status = _on_demand_answer([frame[n] for n in part.outputs], over)  # type: ignore[union-attr]
+            columns += made
+            statuses.append(status)
+        return columns, np.concatenate(statuses)
 
-    def _read_features(
-        self, info: ServiceInfo, inputs: pl.DataFrame, t_us: int, offsets: dict[int, int]
-    ) -> tuple[list[pl.Series], NDArray[np.uint8]]:
-        wanted = [self._column(name) for name in info.features]
-        read: dict[str, tuple[list[pl.Series], NDArray[np.uint8]]] = {}
-        with self._open():
-            for view, _ in wanted:
-                if view.id not in read:
-                    read[view.id] = self._read_view(view, inputs, t_us, offsets)
-        columns = [
-            read[view.id][0][i].alias(name)
-            for name, (view, i) in zip(info.features, wanted, strict=True)
-        ]
-        return columns, np.stack([read[view.id][1][i] for view, i in wanted])
-
-    def _read_view(
-        self, view: ViewPlan, inputs: pl.DataFrame, t_us: int, offsets: dict[int, int]
-    ) -> tuple[list[pl.Series], NDArray[np.uint8]]:
-        keys = canonical_keys(inputs, view.entity.key)
-        count = len(self._shards)
-        shards = np.empty(len(keys), np.int32)
-        shard_of(keys.hashes, count, shards)
-        order, starts = partition_rows(shards, count)
-        values = Values(len(keys), len(view.layout.output_dtypes))
-        too_old = np.zeros(len(keys), np.bool_)
-        stale = np.zeros(len(keys), np.bool_)
-        for number, shard in self._shards.items():
-            rows = order[starts[number] : starts[number + 1]]
-            if not len(rows):
-                continue
-            offsets[number] = shard.next_offset
-            part = shard.read(view.id, keys.take(rows), np.full(len(rows), t_us, np.int64))
-            values.bits[rows] = part.bits
-            values.valid[rows] = part.valid
-            values.found[rows] = part.found & keys.valid[rows]
-            stale[rows] = shard.filling
-            if t_us < shard.horizon_us:
-                values.valid[rows] = 0
-                too_old[rows] = True
+    def _view_columns(self, view: ViewPlan, rows: ViewRows, t_us: int) -> _ViewColumns:
+        values, flags = rows.values, rows.flags
         statuses = np.where(values.valid.T == 1, Status.PRESENT, Status.NULL).astype(np.uint8)
         statuses[:, ~values.found] = Status.NOT_FOUND
         statuses[self._warming(view, t_us), :] = Status.WARMING
-        statuses[:, stale] = Status.STALE
-        statuses[:, too_old] = Status.OUT_OF_RANGE
-        return feature_columns(view.layout, view.feature_names, values), statuses
-
-    @contextmanager
-    def _open(self) -> Iterator[None]:
-        """Hold the rows still; refuse when they are gone."""
-        with self._memory.lock:
-            if self._memory.released:
-                msg = "the store is closed; open it again"
-                raise HeadwaterError(msg)
-            yield
+        statuses[:, (flags & RowFlag.STALE) != 0] = Status.STALE
+        statuses[:, (flags & RowFlag.TOO_OLD) != 0] = Status.OUT_OF_RANGE
+        void = (flags & (RowFlag.TOO_OLD | RowFlag.UNREAD)) != 0
+        columns = feature_columns(view.layout, view.feature_names, values)
+        return _ViewColumns(columns, statuses, void)
 
     def _warming(self, view: ViewPlan, t_us: int) -> NDArray[np.bool_]:
         """Return which features look back past where the stream's history begins."""
@@ -253,23 +264,49 @@ class ShardReader:
         return warming
 
 
-def _on_demand_answer(
-    made: Sequence[pl.Series], inputs: Sequence[NDArray[np.uint8]]
-) -> tuple[list[pl.Series], NDArray[np.uint8]]:
-    """Return values and statuses: PRESENT or NULL by value; OUT_OF_RANGE where an input was.
+@dataclass(frozen=True, slots=True, eq=False)
+class _ViewColumns:
+    """A view's columns, their statuses (features, rows), and which rows can't have values."""
 
-    What is out of range has no value, whatever a function makes of nulls.
+    columns: list[pl.Series]
+    statuses: NDArray[np.uint8]
+    void: NDArray[np.bool_]
+
+
+def _entities_of(views: Iterable[ViewPlan], inputs: pl.DataFrame) -> list[EntityRows]:
+    """Return the keys of each entity once, with the views to read for them."""
+    by_key: dict[tuple[str, ...], list[str]] = {}
+    for view in views:
+        by_key.setdefault(view.entity.key, []).append(view.id)
+    return [EntityRows(canonical_keys(inputs, key), tuple(ids)) for key, ids in by_key.items()]
+
+
+def _check_fresh(rows: RowsAnswer) -> None:
+    """Raise UnavailableError where a row would be STALE."""
+    stale = sum(int(np.count_nonzero(one.flags & RowFlag.STALE)) for one in rows.views.values())
+    if stale:
+        total = sum(len(one.flags) for one in rows.views.values())
+        msg = (
+            f"{stale} of {total} rows can't be read as fresh as max_staleness demands: their shards"
+            " are behind, or on their way to another worker; try again"
+        )
+        raise UnavailableError(msg)
+
+
+def _on_demand_answer(
+    made: Sequence[pl.Series], inputs: Sequence[_ViewColumns]
+) -> tuple[list[pl.Series], NDArray[np.uint8]]:
+    """Return values and statuses: PRESENT or NULL by value, or as uncertain as an input is.
+
+    What is out of range, or couldn't be read, has no value, whatever a function makes of nulls.
     """
-    if any((one == Status.OUT_OF_RANGE).any() for one in inputs):
-        too_old = np.any([(one == Status.OUT_OF_RANGE).any(axis=0) for one in inputs], axis=0)
-        kept = pl.when(pl.Series(~too_old))
+    void = np.any([one.void for one in inputs], axis=0)
+    if void.any():
+        kept = pl.when(pl.Series(~void))
         made = list(pl.select(kept.then(series).alias(series.name) for series in made))
-    else:
-        too_old = np.zeros(len(made[0]), np.bool_)
     null = np.stack([series.is_null().to_numpy() for series in made])
     statuses = np.where(null, Status.NULL, Status.PRESENT).astype(np.uint8)
-    for one in inputs:
-        for uncertain in (Status.WARMING, Status.STALE):
-            statuses[:, (one == uncertain).any(axis=0)] = uncertain
-    statuses[:, too_old] = Status.OUT_OF_RANGE
+    for uncertain in (Status.WARMING, Status.STALE, Status.OUT_OF_RANGE):
+        for one in inputs:
+            statuses[:, (one.statuses == uncertain).any(axis=0)] = uncertain
     return list(made), statuses

@@ -19,4 +19,8 @@ class WorkerSettings:
     backlog_rows_max: int = 400_000  # rows on the exchange not yet applied, before ingest waits
     checkpoint_every_us: int = 10_000_000
     checkpoint_rows: int = 500_000  # rows applied since the last checkpoint, before the next starts
+    checkpoint_idle_every_us: int = 60_000_000  # so that records without rows are forgotten too
+    store_checkpoint_every_us: int = 60_000_000  # to where other workers find it
+    # Every shard hears of every lane this often; None: only of what is new.
+    progress_every_us: int | None = None
     keep_exchange: bool = False  # keep exchange records below the checkpoint, for recomputation

@@ -13,6 +13,7 @@ from headwater.flow.exchange import split, wires_of
 from headwater.flow.pipeline import Tick
 from headwater.kernels.rows import NO_HORIZON
 from headwater.logs import get_logger
+from headwater.state.arrow_views import int64_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from headwater.flow.history import History
     from headwater.flow.metrics import Metrics
     from headwater.flow.pipeline import Batches
-    from headwater.flow.starts import Start
     from headwater.plan.plan import Plan
     from headwater.state.memory import Memory
     from headwater.state.shard import Shard
@@ -50,6 +50,7 @@ class _Piece:
     next_offset: int
     arrival_us: int
     fills: bool = False  # part of a hole, with more to come
+    end_asked_ms: int | None = None  # how long before it the source had ended here
 
     @property
     def count(self) -> int:
@@ -57,7 +58,11 @@ class _Piece:
 
 
 class ShardTask:
-    """Applies exchange records to the shards of this worker, a bounded slice at a time."""
+    """Applies exchange records to the shards of this worker, a bounded slice at a time.
+
+    `heard` is told (shard, lane, exchange offset, µs) of every record that says its source had
+    ended there that long before.
+    """
 
     def __init__(
         self,
@@ -67,17 +72,17 @@ class ShardTask:
         metrics: Metrics,
         *,
         history: History,
-        starts: Mapping[str, Start],
         applied: Callable[[int], None],
         checkpoints: Checkpoints,
+        heard: Callable[[int, str, int, int], None] | None = None,
     ) -> None:
         self._shards = shards
         self._memory = memory
         self._metrics = metrics
         self._history = history
-        self._starts = starts
         self._applied = applied
         self._checkpoints = checkpoints
+        self._heard = heard
         self._wires = wires_of(plan)
         self._views = {binding.id: plan.views_of(binding) for binding in plan.bindings}
         # What a slice may add must fit the arena beyond its budget.
@@ -106,7 +111,10 @@ class ShardTask:
         for records in batches:
             if isinstance(records, Tick):
                 continue
-            shard = self._shards[records.partition]
+            shard = self._shards.get(records.partition)
+            if shard is None:
+                # Held back by a driver until the shard had gone to another worker.
+                continue
             lanes = dict(shard.applied)
             brought = 0
             for value, offset, arrival_us in zip(
@@ -125,15 +133,12 @@ class ShardTask:
                         offset + 1, arrival_us,
                     )  # fmt: skip
                 else:
-                    done = lanes.get(header.lane, self._before(header))
+                    # A lane that was never applied need not have what is before its start.
+                    before = self._history.before(header.binding, header.partition)
+                    done = max(lanes.get(header.lane, -1), before)
                     yield from self._chained(shard, header, body, done, offset, arrival_us)
                     lanes[header.lane] = max(done, header.to_offset)
             self._applied(brought)
-
-    def _before(self, header: Header) -> int:
-        """Return the last offset a lane that was never applied need not have: before its start."""
-        start = self._starts[self._wires[header.binding].stream.topic]
-        return start.positions[header.partition] - 1
 
     def _chained(
         self,
@@ -153,9 +158,12 @@ class ShardTask:
             *,
             fills: bool = False,
         ) -> _Piece:
+            # What lags behind the lane comes from a worker that was given up on.
+            is_news = header.to_offset >= done and not fills and next_offset > offset
+            at_end = header.at_end and is_news
             return _Piece(
                 shard, header.lane, header.binding, header.partition, rows, to_offset, next_offset,
-                arrival_us, fills,
+                arrival_us, fills, header.asked_ms if at_end else None,
             )  # fmt: skip
 
         if header.from_offset > done:
@@ -168,7 +176,7 @@ class ShardTask:
         elif header.rows:
             rows = self._wires[header.binding].decode(body)
             if header.from_offset < done:
-                offsets = rows.column(1).to_numpy()
+                offsets = int64_view(rows.column(1))
                 rows = rows.slice(int(np.searchsorted(offsets, done, side="right")))
             # Whole: what a reader sees is always the state of one exchange offset.
             yield piece(rows, header.to_offset, offset + 1)
@@ -222,7 +230,18 @@ class ShardTask:
                     piece.shard.applied[piece.lane] = piece.to_offset
                 piece.shard.advance(piece.next_offset, _newest_us(piece))
                 piece.shard.filling = piece.fills
+        self._tell(pieces)
         self._checkpoints.relieve()
+
+    def _tell(self, pieces: list[_Piece]) -> None:
+        for piece in pieces:
+            if piece.end_asked_ms is not None and self._heard is not None:
+                self._heard(
+                    piece.shard.number,
+                    piece.lane,
+                    piece.next_offset - 1,
+                    piece.end_asked_ms * 1_000,
+                )
 
     def _evaluate(self, runs: Mapping[str, list[Run]]) -> list[Evaluated]:
         return [
@@ -235,7 +254,7 @@ class ShardTask:
 def _newest_us(piece: _Piece) -> int:
     if piece.rows is None or not piece.count:
         return NO_HORIZON
-    return min(int(piece.rows.column(2).to_numpy().max()), piece.arrival_us)
+    return min(int(int64_view(piece.rows.column(2)).max()), piece.arrival_us)
 
 
 def _halves(pieces: list[_Piece]) -> tuple[list[_Piece], list[_Piece]]:

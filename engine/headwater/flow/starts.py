@@ -28,6 +28,10 @@ class Start(msgspec.Struct, frozen=True):
     positions: dict[int, int]
     complete_from_us: int
 
+    def position(self, partition: int) -> int:
+        """Return a partition's first offset; one that the topic gained later begins at 0."""
+        return self.positions.get(partition, 0)
+
 
 def us_of(moment: datetime, what: str = "time") -> int:
     """Return µs since 1970 of a datetime; raise RequestError if it has no time zone."""

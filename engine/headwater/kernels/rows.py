@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "APPLIED", "EPOCH", "FOREVER", "HEADS", "HEAD_AT", "HEAD_ROOM", "NO_HORIZON", "NO_ROOM",
     "ROW_WORDS", "TILES", "TILE_AT", "TILE_ROOM", "TOO_LATE", "TOUCHED", "age_row", "head_start",
-    "insert_event", "left_edges", "rung_limits",
+    "insert_event", "left_edges", "make_head_room", "rung_limits",
 ]  # fmt: skip
 
 ROW_WORDS = 8
@@ -291,6 +291,35 @@ def _close_head(
 
 
 @kernel
+def make_head_room(
+    arena: NDArray[np.uint64],
+    space: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    r: int,
+    table: Table,
+    limits: NDArray[np.int64],
+    smallest: int,
+    head: int,
+    count: int,
+) -> bool:
+    """Make room for `count` more events in the head; False when the arena is full."""
+    if rows[r + HEADS] + count <= rows[r + HEAD_ROOM]:
+        return True
+    if rows[r + HEADS] > 0 and not _close_head(
+        arena, space, rows, r, table, limits, smallest, head
+    ):
+        return False
+    # Once closed it should take a while until the next time.
+    while (
+        rows[r + HEADS] + count > rows[r + HEAD_ROOM]
+        or rows[r + HEADS] * 4 >= rows[r + HEAD_ROOM] * 3
+    ):
+        if not _grow(arena, space, rows, r, HEAD_AT, table.shape[1], _FIRST_EVENTS):
+            return False
+    return True
+
+
+@kernel
 def _head_index(
     arena: NDArray[np.uint64], rows: NDArray[np.int64], r: int, words: int, ts: int, position: int
 ) -> int:
@@ -333,15 +362,8 @@ def insert_event(
     if ts < head:
         return _fold_closed(arena, space, rows, r, table, events, p, limits, smallest)
     words = table.shape[1]
-    if rows[r + HEADS] == rows[r + HEAD_ROOM]:
-        if rows[r + HEADS] > 0 and not _close_head(
-            arena, space, rows, r, table, limits, smallest, head
-        ):
-            return NO_ROOM
-        if rows[r + HEADS] * 4 >= rows[r + HEAD_ROOM] * 3 and not _grow(
-            arena, space, rows, r, HEAD_AT, words, _FIRST_EVENTS
-        ):
-            return NO_ROOM
+    if not make_head_room(arena, space, rows, r, table, limits, smallest, head, 1):
+        return NO_ROOM
     i = _head_index(arena, rows, r, words, ts, np.int64(events[p + 1]))
     base = rows[r + HEAD_AT]
     for j in range(base + rows[r + HEADS] * words - 1, base + i * words - 1, -1):

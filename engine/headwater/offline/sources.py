@@ -61,7 +61,7 @@ class LogEvents:
 
     def _first(self, topic: str, partition: int) -> int:
         done = self._after.get(topic, {}).get(partition)
-        return self._starts[topic].positions[partition] if done is None else done + 1
+        return self._starts[topic].position(partition) if done is None else done + 1
 
     def scan(self, stream: Stream, columns: Sequence[str]) -> Iterator[tuple[int, pl.DataFrame]]:
         """Yield decoded rows up to the ends the log has when this starts."""

@@ -26,7 +26,7 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "engine": str(plan.stamp),
         "streams": {
             name: {
-                "format": stream.format,
+                "format": str(stream.format),
                 "event_time": stream.event_time.column,
                 "start": str(stream.start),
                 "skew": format_duration(stream.skew_us),

@@ -31,7 +31,7 @@ def canonical_stream(stream: Stream) -> str:
     return (
         f"(stream {stream.topic} (columns {columns}) (time {json.dumps(stream.event_time.column)}"
         f" {unit})"
-        f" (format {stream.format}) (skew {stream.skew_us}))"
+        f" (format {stream.format.canonical()}) (skew {stream.skew_us}))"
     )
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-__all__ = ["view_of"]
+__all__ = ["int64_view", "view_of"]
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -42,3 +42,8 @@ def view_of(
         return np.zeros(count, scalar)
     view: NDArray[_Scalar] = np.asarray(_Exporter(buffer, np.dtype(scalar), start, count))
     return view if view.flags.aligned else view.copy()
+
+
+def int64_view(array: pa.Array) -> NDArray[np.int64]:
+    """Return an Int64 array without nulls; Arrow's own way would import pandas first."""
+    return view_of(array.buffers()[1], np.int64, array.offset, len(array))

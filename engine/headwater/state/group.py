@@ -134,6 +134,12 @@ class Group:
     def apply(self, keys: Keys, events: NDArray[np.uint64], horizon: int, epoch: int) -> None:
         """Fold events (n, event words) into their rows; every row that is on disk is loaded."""
         slots = self._slots(keys)
+        times = events[:, 0].view(np.int64)
+        if np.any(times[1:] < times[:-1]):
+            # Several partitions, each almost in time order: merged, an event goes to the end of a
+            # head instead of into the middle of it. Which order is taken makes no difference else.
+            order = np.argsort(times, kind="stable")
+            slots, events = slots[order], events[order]
         memory = self.memory
         done = update(
             memory.arena,

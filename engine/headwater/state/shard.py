@@ -48,6 +48,7 @@ class Shard:
         namespace: str,
         number: int,
         shards: int,
+        exchange_id: str,
         read_back_us: int | None,
         stores: Stores,
     ) -> None:
@@ -56,6 +57,7 @@ class Shard:
         self.namespace = namespace
         self.number = number
         self.shards = shards
+        self.exchange_id = exchange_id
         self.read_back_us = read_back_us
         self.groups = {one.id: Group(one, memory) for one in plan.views.values()}
         self.unbuilt: set[str] = set()
@@ -88,7 +90,8 @@ class Shard:
         for view_id in self.unbuilt:
             self.store.delete_view(view_id)
         self.applied = dict(mark.applied)
-        self.next_offset = mark.next_offset
+        # On an exchange that was made again the lanes go on as they were, from its first record.
+        self.next_offset = mark.next_offset if mark.exchange_id == self.exchange_id else 0
         self.horizon_us = mark.horizon_us
 
     def _check(self, mark: Mark) -> None:
@@ -194,6 +197,7 @@ class Shard:
                 for one in self.plan.views.values()
                 if one.id not in self.unbuilt
             },
+            exchange_id=self.exchange_id,
         )
         rows: list[tuple[str, Blobs]] = [
             (view_id, group.copy(group.dirty(self.persisted_epoch)))

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 from rocksdict import (
+    AccessType,
     BlockBasedOptions,
     Cache,
+    Checkpoint,
     Options,
     Rdict,
     WriteBatch,
@@ -22,11 +24,13 @@ from headwater.plan.stamp import STATE_FORMAT
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Mark", "Store", "Stores"]
+__all__ = ["Mark", "Store", "Stores", "check_unused"]
 
 _MARK = b"\x00mark"
 _WRITE_BUFFER_BYTES = 16 << 20
 _CACHE_BYTES = 8 << 20
+# RocksDB's own list of files grows by an edit per flush, and a snapshot copies it.
+_FILE_LIST_BYTES_MAX = 1 << 20
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +45,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     applied: dict[str, int]  # lane → last source offset applied
     horizon_us: int
     views: dict[str, str]  # view id → fingerprint
+    exchange_id: str = ""  # of the topic that next_offset is an offset of
 
 
 class Store:
@@ -52,6 +57,7 @@ class Store:
         options.create_if_missing(True)
         options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
         options.set_max_background_jobs(2)
+        options.set_max_manifest_file_size(_FILE_LIST_BYTES_MAX)
         table = BlockBasedOptions()
         table.set_block_cache(Cache(_CACHE_BYTES))
         table.set_bloom_filter(10, False)
@@ -59,13 +65,9 @@ class Store:
         try:
             self._db = Rdict(str(path), options)
         except Exception as error:  # rocksdict raises bare Exception for every RocksDB failure
-            text = " ".join(str(error).split())
-            if "lock" in text.lower():
-                msg = (
-                    f"state folder {path} is in use by another process; stop it or use another"
-                    " folder"
-                )
-                raise ConfigError(msg) from error
+            text = _one_line(error)
+            if _is_locked(text):
+                raise _in_use(path) from error
             msg = (
                 f"state folder {path} can't be opened: {text}; restore it or remove it to rebuild"
                 " from the log"
@@ -77,17 +79,7 @@ class Store:
 
     def mark(self) -> Mark | None:
         """Return the last checkpoint's mark, or None for a new shard."""
-        raw = self._db.get(_MARK)
-        if raw is None:
-            return None
-        try:
-            return msgspec.msgpack.decode(raw, type=Mark)
-        except msgspec.DecodeError as error:
-            msg = (
-                f"state folder {self.path} has a mark this version can't read ({error}); it is from"
-                f" another format (this one is {STATE_FORMAT}); remove the folder to rebuild it"
-            )
-            raise StateError(msg) from error
+        return _decode_mark(self._db.get(_MARK), self.path)
 
     def get_many(self, view_id: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the blobs of keys, None where there is no row."""
@@ -116,6 +108,25 @@ class Store:
         """Make every checkpoint written so far durable."""
         self._db.flush()
 
+    def snapshot(self, folder: Path) -> Mark | None:
+        """Make a consistent copy of the store in a new folder; return the mark it holds.
+
+        Files of rows are hard links where the file system is the same: it takes milliseconds.
+        What is not flushed is flushed first. The folder can be read and removed at any time.
+        """
+        try:
+            Checkpoint(self._db).create_checkpoint(str(folder))
+            copy = Rdict(str(folder), Options(raw_mode=True), access_type=AccessType.read_only())
+            raw = copy.get(_MARK)
+            copy.close()
+        except Exception as error:  # rocksdict raises bare Exception for every RocksDB failure
+            msg = (
+                f"can't copy state folder {self.path} to {folder}: {_one_line(error)}; the folder"
+                " must not exist, and the disk needs space for a flush"
+            )
+            raise StateError(msg) from error
+        return _decode_mark(raw, folder)
+
     def close(self) -> None:
         """Flush and close."""
         self._db.flush()
@@ -133,7 +144,8 @@ class Stores:
         self._folder = folder
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
-    def _path(self, shard: int) -> Path:
+    def folder(self, shard: int) -> Path:
+        """Return where a shard's store is, or would be; the folder above it is there."""
         if self._folder is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="headwater-")
             self._folder = Path(self._temporary.name)
@@ -142,11 +154,11 @@ class Stores:
 
     def exists(self, shard: int) -> bool:
         """Whether a shard has been written before."""
-        return self._folder is not None and self._path(shard).exists()
+        return self._folder is not None and self.folder(shard).exists()
 
     def open(self, shard: int) -> Store:
         """Open a shard's store, making it if need be."""
-        return Store(self._path(shard))
+        return Store(self.folder(shard))
 
     def close(self) -> None:
         """Remove the temporary folder, if there is one; every store is closed by now."""
@@ -154,6 +166,49 @@ class Stores:
             self._temporary.cleanup()
             self._temporary = None
             self._folder = None
+
+
+def check_unused(path: Path) -> None:
+    """Check that no process, this one included, has the store of a folder open: ConfigError."""
+    if not (path / "CURRENT").exists():
+        return
+    options = Options(raw_mode=True)
+    options.create_if_missing(False)
+    # RocksDB takes the lock first, and then refuses: nothing is read, written or replayed.
+    options.set_error_if_exists(True)
+    try:
+        Rdict(str(path), options)
+    except Exception as error:  # rocksdict raises bare Exception for every RocksDB failure
+        if _is_locked(_one_line(error)):
+            raise _in_use(path) from error
+
+
+def _in_use(path: Path) -> ConfigError:
+    return ConfigError(
+        f"state folder {path} is in use by another process; stop it or use another folder"
+    )
+
+
+def _is_locked(text: str) -> bool:
+    # Not just "lock": that is in "block checksum mismatch", and may be in a path.
+    return "While lock file: " in text or "lock hold by current process" in text
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _decode_mark(raw: bytes | None, path: Path) -> Mark | None:
+    if raw is None:
+        return None
+    try:
+        return msgspec.msgpack.decode(raw, type=Mark)
+    except msgspec.DecodeError as error:
+        msg = (
+            f"state folder {path} has a mark this version can't read ({error}); it is from"
+            f" another format (this one is {STATE_FORMAT}); remove the folder to rebuild it"
+        )
+        raise StateError(msg) from error
 
 
 def _prefix(view_id: str) -> bytes:

@@ -1,0 +1,1 @@
+"""`headwater run`: a worker, or several under a supervisor."""

@@ -1,0 +1,239 @@
+"""One worker in this process: from its start, through its health, to an end within bounds."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from prometheus_client import CollectorRegistry, Info, PlatformCollector, ProcessCollector
+from prometheus_client.registry import Collector
+
+import headwater
+from headwater.logs import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import NoReturn
+
+    from prometheus_client import Metric
+
+    from headwater.cli.run.signals import Signals
+    from headwater.cli.run.status_line import StatusLine
+    from headwater.flow.metrics import Metrics
+    from headwater.flow.status import WorkerStatus
+
+__all__ = ["Lifecycle", "Limits", "Timing", "Worker", "registry_of", "work"]
+
+_log = get_logger(__name__)
+
+_LOOK_S = 0.1
+
+
+class Worker(Protocol):
+    """The worker that is run; `headwater.cluster_worker.ClusterWorker` is the real one."""
+
+    metrics: Metrics  # once it has started
+    target: str
+
+    def start(self) -> None:
+        """Join the groups and serve; may take long. After an error there is nothing to stop."""
+
+    def check(self) -> None:
+        """Raise what stopped a task."""
+
+    def heartbeat_age_s(self) -> float:
+        """Return how long ago the slowest of its loops went round."""
+        ...
+
+    def is_ready(self) -> bool:
+        """Tell whether it has its tasks and its shards are fresh."""
+        ...
+
+    def status(self) -> WorkerStatus:
+        """Say what it does."""
+        ...
+
+    def stop(self) -> None:
+        """Hand over and end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long things may take."""
+
+    stop_s: float = 20.0
+    start_s: float = 300.0  # before a start counts as a loop that stands still
+
+
+class Lifecycle:
+    """A worker's health while it starts, runs and stops, for the monitoring endpoint."""
+
+    def __init__(self, worker: Worker, limits: Limits, *, clock: Callable[[], float]) -> None:
+        self._worker = worker
+        self._limits = limits
+        self._clock = clock
+        self._began_s = clock()
+        self.has_started = False
+        self.is_stopping = False
+
+    def check(self) -> None:
+        """Raise what stopped a task."""
+        if self.has_started and not self.is_stopping:
+            self._worker.check()
+
+    def heartbeat_age_s(self) -> float:
+        """Return how long a loop has stood still; the start is one that may take its time."""
+        if self.is_stopping:
+            # That has a limit of its own, and may well be the end of the loops.
+            return 0.0
+        if self.has_started:
+            return self._worker.heartbeat_age_s()
+        return max(0.0, self._clock() - self._began_s - self._limits.start_s)
+
+    def is_ready(self) -> bool:
+        """Tell whether it takes calls."""
+        return self.has_started and not self.is_stopping and self._worker.is_ready()
+
+
+class _OfWorker(Collector):
+    """A worker's metrics as soon as it has some: it makes them when it starts."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def collect(self) -> Iterable[Metric]:
+        metrics = getattr(self._worker, "metrics", None)
+        return () if metrics is None else metrics.registry.collect()
+
+
+def registry_of(worker: Worker) -> CollectorRegistry:
+    """Return a worker's metrics together with the process's own and the build's."""
+    registry = CollectorRegistry()
+    registry.register(_OfWorker(worker))
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    build = Info("headwater_build", "The version that runs", registry=registry)
+    build.info({"version": headwater.__version__})
+    return registry
+
+
+def _die(code: int) -> NoReturn:
+    """End this process now, whatever its threads are doing."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What tests replace: the clock (seconds), waiting, and the end of the process."""
+
+    clock: Callable[[], float] = time.monotonic
+    wait: Callable[[float], None] = time.sleep
+    kill: Callable[[int], NoReturn] = _die
+
+
+_REAL = Timing()
+
+
+def work(
+    worker: Worker,
+    lifecycle: Lifecycle,
+    signals: Signals,
+    line: StatusLine,
+    limits: Limits,
+    *,
+    timing: Timing = _REAL,
+) -> int:
+    """Start a worker, watch it until a signal or a failure, stop it; return the exit code.
+
+    Raises what made it fail, once it has stopped. From the signal on it has `limits.stop_s`, then
+    the process is killed with code 1; a second signal kills it at once.
+    """
+    error: BaseException | None = None
+    # In threads of their own, so that this one goes on hearing signals.
+    start = _Call(worker.start, "headwater-start")
+    try:
+        while not signals.got:
+            if lifecycle.has_started:
+                worker.check()
+                line.show(worker.status)
+            elif start.has_returned():
+                lifecycle.has_started = True
+                _log.info("worker_runs", target=worker.target)
+            timing.wait(_LOOK_S)
+    except Exception as caught:  # noqa: BLE001 - raised again below, when the worker has stopped
+        error = caught
+        _log.error("worker_fails", why=str(error))
+    lifecycle.is_stopping = True
+    _log.info("worker_stops", limit_s=limits.stop_s)
+    stop = _Call(partial(_stop, worker, start), "headwater-stop")
+    _wait_for(stop, signals, limits, timing)
+    for later in (start.error, stop.error):
+        if error is None:
+            error = later
+        elif later is not None and later is not error:
+            # The first failure is the one to tell.
+            _log.warning("worker_stops_badly", why=str(later))
+    if error is not None:
+        raise error
+    _log.info("worker_stopped")
+    return signals.code
+
+
+def _wait_for(stop: _Call, signals: Signals, limits: Limits, timing: Timing) -> None:
+    """Return when the worker has stopped; kill the process when that takes too long."""
+    heard = max(1, len(signals.got))
+    until_s = timing.clock() + limits.stop_s
+    while not stop.has_ended():
+        if len(signals.got) > heard:
+            timing.kill(signals.code or 1)
+        if timing.clock() >= until_s:
+            sys.stderr.write(
+                f"headwater: error: the worker has not stopped within {limits.stop_s:g} s; it is"
+                " killed, and its tasks are replayed from their last checkpoints\n"
+            )
+            timing.kill(1)
+        timing.wait(_LOOK_S)
+
+
+def _stop(worker: Worker, start: _Call) -> None:
+    """Stop a worker that has started, or as soon as it has."""
+    start.join()
+    if start.error is None:
+        worker.stop()
+
+
+class _Call:
+    """A call in a thread of its own; what it raises is kept."""
+
+    def __init__(self, call: Callable[[], object], name: str) -> None:
+        self.error: BaseException | None = None
+        self._call = call
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def has_ended(self) -> bool:
+        """Tell whether it has returned or raised."""
+        return not self._thread.is_alive()
+
+    def has_returned(self) -> bool:
+        """Tell whether it has returned; raise what it raised."""
+        if self.has_ended() and self.error is not None:
+            raise self.error
+        return self.has_ended()
+
+    def join(self) -> None:
+        """Wait until it has."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._call()
+        except BaseException as error:  # noqa: BLE001 - raised by whoever started the call
+            self.error = error

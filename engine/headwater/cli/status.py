@@ -1,0 +1,126 @@
+"""`headwater status`: who owns which task of a namespace, how far it is and how fresh."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path  # noqa: TC003 - the command line reads the annotations
+from typing import TYPE_CHECKING
+
+from headwater.cli.output import write_json
+from headwater.config import load_config
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from headwater.cli.overview import Overview, TaskRow, WorkerRow
+    from headwater.flow.status import WorkerStatus
+
+__all__ = ["show", "status"]
+
+# As wide as it must be where there is no terminal, so that nothing is cut off in a file.
+_FILE_COLUMNS = 200
+
+
+def status(
+    *,
+    config: Path | None = None,
+    namespace: str | None = None,
+    bootstrap_servers: str | None = None,
+    json: bool = False,
+) -> int:
+    """Show a namespace's workers and tasks: who has what, how far behind, how fresh.
+
+    Parameters
+    ----------
+    config
+        A TOML file of settings; headwater.toml is read where it is there.
+    namespace
+        The prefix of topics and groups.
+    bootstrap_servers
+        Kafka's address, host:port, several with commas.
+    json
+        Print one JSON document instead of tables.
+    """
+    flags = {
+        "--namespace": ("namespace", namespace),
+        "--bootstrap-servers": ("kafka.bootstrap_servers", bootstrap_servers),
+    }
+    settings = load_config(config, flags=flags)
+
+    import msgspec
+
+    from headwater.cli.overview import overview_of
+    from headwater_connectors.log.kafka import KafkaLog
+
+    with closing(KafkaLog(settings.kafka.bootstrap_servers, config=settings.kafka.config)) as log:
+        found = overview_of(log, settings.namespace, _ask)
+    if json:
+        write_json(msgspec.to_builtins(found))
+        return 0
+    from rich.console import Console
+
+    console = Console()
+    show(found, console if console.is_terminal else Console(width=_FILE_COLUMNS))
+    return 0
+
+
+def _ask(target: str) -> WorkerStatus:
+    from headwater_serving.peer_client import PeerClient
+
+    with closing(PeerClient(target)) as peer:
+        return peer.status()
+
+
+def show(found: Overview, console: Console) -> None:
+    """Write the tables, and under them what needs somebody's attention."""
+    from rich.table import Table
+
+    workers = Table("worker", "address", "tasks", "state", "dead letters", title="Workers")
+    for worker in found.workers:
+        workers.add_row(*_worker_cells(worker))
+    tasks = Table("task", "worker", "state", title="Tasks")
+    for title in ("lag", "freshness"):
+        tasks.add_column(title, justify="right")
+    for task in found.tasks:
+        tasks.add_row(*_task_cells(task))
+    console.print(f'Namespace "{found.namespace}" of {found.bootstrap_servers}', highlight=False)
+    console.print(workers)
+    console.print(tasks)
+    for line in _troubles(found):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _worker_cells(worker: WorkerRow) -> list[str]:
+    from headwater.cli.run.status_line import size_text
+
+    tasks = " ".join(f"{count} {kind}" for kind, count in worker.tasks.items()) or "none"
+    state = "does not answer" if worker.error is not None else size_text(worker.state_bytes or 0)
+    dead = "–" if worker.dead_letters is None else f"{worker.dead_letters:,}"
+    return [worker.worker, worker.target, tasks, state, dead]
+
+
+def _task_cells(task: TaskRow) -> list[str]:
+    from headwater.cli.run.status_line import duration_text
+
+    lag = "–" if task.lag is None else f"{task.lag:,}"
+    freshness = duration_text(task.freshness_ms) if task.kind == "shard" else ""
+    # The brackets are markup to rich otherwise.
+    name = f"{task.kind} {task.topic}\\[{task.partition}]"
+    return [name, task.worker or "nobody", task.state, lag, freshness]
+
+
+def _troubles(found: Overview) -> list[str]:
+    lines = [
+        f"{worker.worker} does not answer: {worker.error}"
+        for worker in found.workers
+        if worker.error is not None
+    ]
+    unowned = sum(task.worker is None for task in found.tasks)
+    if unowned:
+        lines.append(f"{unowned} tasks have no worker: start one with headwater run")
+    lines += [
+        f"group {name} is rebalancing: owners are as the workers say"
+        for name, state in found.groups.items()
+        if state == "rebalancing"
+    ]
+    return lines

@@ -1,0 +1,296 @@
+"""A worker among others: its share of the tasks, from Kafka, and a server for any read."""
+
+from __future__ import annotations
+
+import math
+import socket
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from headwater.errors import ConfigError, HeadwaterError
+from headwater.flow import plain_driver
+from headwater.flow.boot_clock import boot_clock_us
+from headwater.flow.checkpoint_store import CheckpointStore
+from headwater.flow.cluster_status import ClusterStatus
+from headwater.flow.freshness import Freshness, Guard
+from headwater.flow.lanes import Lanes
+from headwater.flow.membership import Shared
+from headwater.flow.plans_topic import PlansTopic
+from headwater.flow.settings import WorkerSettings
+from headwater.flow.starts import resolve_start
+from headwater.flow.warm_up import warm_up
+from headwater.flow.worker import Worker
+from headwater.logs import get_logger
+from headwater.state.store import Stores
+from headwater_connectors.archive.archive import Archive
+from headwater_connectors.archive.blobs import FolderBlobs
+from headwater_connectors.formats.schema_registry import RegistrySettings
+from headwater_connectors.log.kafka_groups import describe_group
+from headwater_connectors.log.log import LogUnreachableError
+from headwater_serving.peer_servicer import Peer
+from headwater_serving.routing import KafkaPeers
+from headwater_serving.server import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from headwater.config import Config
+    from headwater.flow.metrics import Metrics
+    from headwater.flow.pipeline import Batches, Pipeline, Source
+    from headwater.flow.starts import Start
+    from headwater.flow.status import WorkerStatus
+    from headwater.plan.plan import Plan
+    from headwater_connectors.log.kafka import KafkaLog
+
+__all__ = ["ClusterWorker"]
+
+_log = get_logger(__name__)
+
+_SHARDS = 16
+_PROBE_S = 1.0
+_PROGRESS_US = 1_000_000
+# What this worker publishes others apply: Kafka holds what is on its way, not our memory.
+_NO_BACKLOG = 1 << 62
+
+
+class ClusterWorker:
+    """One process of a namespace: takes its share of tasks, and answers reads for all of them."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        log: KafkaLog,
+        config: Config,
+        slot: int | None = None,
+        *,
+        clock: Callable[[], int] = lambda: time.time_ns() // 1_000,
+        boot_clock: Callable[[], int] = boot_clock_us,
+        driver: Callable[[Sequence[Any], threading.Event], None] = plain_driver.run,
+    ) -> None:
+        self.config = config
+        self.worker_id = config.worker.id_of(slot)
+        self._plan = plan
+        self._log = log
+        self._slot = slot
+        self._clock = clock
+        self._boot_clock = boot_clock
+        self._driver = driver
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._threads: list[threading.Thread] = []
+        self._polled_at: dict[int, float] = {}
+        self._started_us = 0
+
+    def start(self) -> None:
+        """Join the groups, begin to serve, and return; tasks come when Kafka hands them out.
+
+        Raises ConfigError and StateError for what can't work: an unknown topic, another number of
+        shards, a topic that was made again. Then there is nothing to stop.
+        """
+        given = self.config.worker
+        port = given.port_of(self._slot) or _free_port(given.host)
+        self.target = given.address_of(self._slot, port)
+        self._started_us = self._clock()
+        self._peers = KafkaPeers(self._owners, own_target=self.target)
+        try:
+            warm_up(self._plan)
+            self._open_worker()
+            reader = self._worker.reader
+            reader.check = self.check
+            reader.warm_up()
+            self._server = Server(
+                reader, host=given.host, port=port, peer=Peer(reader.read_rows, self.status)
+            )
+            groups = self._worker.pipelines()
+            self._server.start()
+        except BaseException:
+            self._peers.close()
+            raise
+        self._pipelines = [pipeline for group in groups for pipeline in group]
+        for group in groups:
+            self._spawn(group[0].name, partial(self._drive, group))
+        self._spawn("probe", self._probe)
+
+    def _open_worker(self) -> None:
+        given, namespace = self.config.worker, self.config.namespace
+        registry = self.config.schema_registry
+        topic = PlansTopic(self._log, namespace)
+        asked = given.shards if "shards" in given.model_fields_set else None
+        settings = WorkerSettings(
+            namespace=namespace,
+            shards=topic.agree_on_shards(asked, _SHARDS),
+            memory_budget_bytes=given.memory_budget_bytes,
+            read_back_us=None
+            if math.isinf(given.read_back_s)
+            else int(given.read_back_s * 1_000_000),
+            keep_exchange=given.keep_exchange,
+            progress_every_us=_PROGRESS_US,
+            backlog_rows_max=_NO_BACKLOG,
+        )
+        starts = self._starts(topic)
+        partitions = {name: self._log.topic(name).partitions for name in self._plan.streams}
+        lanes = Lanes(self._plan, starts, partitions)
+        guard = Guard(
+            Freshness(self._boot_clock),
+            lanes.of_view,
+            max_staleness_us=given.max_staleness_ms * 1_000,
+            on_stale=given.on_stale,
+        )
+        self._worker = Worker(
+            self._plan,
+            self._log,
+            settings,
+            clock=self._clock,
+            boot_clock=self._boot_clock,
+            registry=RegistrySettings(registry.url, registry.basic_auth) if registry.url else None,
+            starts=starts,
+            stores=Stores(given.state / self.worker_id),
+            archive=self._archive(),
+            membership=Shared(
+                self._log,
+                worker_id=self.worker_id,
+                target=self.target,
+                session_timeout_ms=given.session_timeout_ms,
+            ),
+            stored=CheckpointStore(
+                FolderBlobs(given.checkpoints), namespace=namespace, writer=self.worker_id
+            ),
+            guard=guard,
+            peers=self._peers,
+        )
+        self.metrics: Metrics = self._worker.metrics
+        self._status = ClusterStatus(self._worker, guard, lanes)
+
+    def _starts(self, topic: PlansTopic) -> dict[str, Start]:
+        found = {}
+        for name, stream in self._plan.streams.items():
+            source = self._log.topic(name)
+            resolve = partial(resolve_start, self._log, stream, self._clock)
+            found[name] = topic.agree_on_start(name, source.id, resolve)
+        return found
+
+    def _archive(self) -> Archive | None:
+        folder = self.config.worker.archive
+        return None if folder is None else Archive(FolderBlobs(folder), stamp=str(self._plan.stamp))
+
+    def _owners(self) -> dict[int, str] | None:
+        """Ask Kafka where the shards are; None while it is handing them out."""
+        group = describe_group(self._log, f"{self.config.namespace}.shards")
+        if group.state == "rebalancing":
+            return None
+        exchange = self._worker.exchange
+        return {
+            shard: member.client_id
+            for member in group.members
+            for shard in member.partitions.get(exchange, ())
+        }
+
+    def _spawn(self, name: str, loop: Callable[[], None]) -> None:
+        thread = threading.Thread(target=loop, name=f"headwater-{name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _drive(self, group: tuple[Pipeline, ...]) -> None:
+        me = threading.get_ident()
+        self._polled_at[me] = time.monotonic()
+        watched = [
+            replace(pipeline, source=_Watched(pipeline.source, self._polled_at, me))
+            for pipeline in group
+        ]
+        try:
+            self._driver(watched, self._stop)
+        except BaseException as error:  # noqa: BLE001 - kept, and raised by the next check
+            self._fail(error)
+        finally:
+            self._polled_at.pop(me, None)
+
+    def _probe(self) -> None:
+        """Every second, take a stamp and then ask how far the log is: freshness rests on it."""
+        while not self._stop.wait(_PROBE_S):
+            try:
+                self._status.probe()
+            except LogUnreachableError as error:
+                _log.warning("probe_failed", reason=str(error))
+            except HeadwaterError as error:
+                self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._error is None:
+            self._error = error
+        self._stop.set()
+        self._server.set_serving(serving=False)
+
+    def check(self) -> None:
+        """Raise what stopped a task, if anything did."""
+        if isinstance(self._error, HeadwaterError):
+            raise self._error
+        if self._error is not None:
+            msg = f"the worker has stopped: {type(self._error).__name__}: {self._error}"
+            raise HeadwaterError(msg) from self._error
+
+    def heartbeat_age_s(self) -> float:
+        """Return how long the slowest loop has stood still; waiting for a broker isn't that."""
+        now = time.monotonic()
+        beats = [
+            max(at, self._log.waited_at(thread)) for thread, at in list(self._polled_at.items())
+        ]
+        return max((now - at for at in beats), default=0.0)
+
+    def is_ready(self) -> bool:
+        """Whether every shard here is fresh, and every other one has an owner."""
+        if self._error is not None or self._stop.is_set():
+            return False
+        owners = self._peers.owners()
+        return len(owners) == self._worker.settings.shards and self._status.is_fresh()
+
+    def status(self) -> WorkerStatus:
+        """Say what this worker holds and how far it is."""
+        return self._status.status(self.worker_id, self.target, self._started_us)
+
+    def stop(self) -> None:
+        """Stop in order: no new calls, tasks handed over, last checkpoints written and stored."""
+        self._server.set_serving(serving=False)
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        try:
+            if self._error is None:
+                # Each gives its partitions up as if they were revoked: commits, files, checkpoints.
+                for pipeline in self._pipelines:
+                    pipeline.source.close()
+                self._worker.close()
+            else:
+                self._worker.abandon()
+        finally:
+            self._server.stop()
+            self._worker.reader.close()
+            self._peers.close()
+
+
+class _Watched:
+    """A source that notes when it was last polled."""
+
+    def __init__(self, source: Source, polled_at: dict[int, float], thread: int) -> None:
+        self._source = source
+        self._polled_at = polled_at
+        self._thread = thread
+
+    def poll(self) -> Batches:
+        self._polled_at[self._thread] = time.monotonic()
+        return self._source.poll()
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def _free_port(host: str) -> int:
+    """Return a port that is free now: members of a group say where they are before they serve."""
+    try:
+        with socket.create_server((host, 0)) as server:
+            return int(server.getsockname()[1])
+    except OSError as error:
+        msg = f'host "{host}" can\'t be listened on ({error}); choose another worker.host'
+        raise ConfigError(msg) from error

@@ -1,0 +1,22 @@
+"""Configuration: flags, `HEADWATER_*` variables, headwater.toml, defaults, in that order."""
+
+from __future__ import annotations
+
+from headwater.config.load import Flags, load_config
+from headwater.config.settings import (
+    ClientConfig,
+    Config,
+    KafkaConfig,
+    SchemaRegistryConfig,
+    WorkerConfig,
+)
+
+__all__ = [
+    "ClientConfig",
+    "Config",
+    "Flags",
+    "KafkaConfig",
+    "SchemaRegistryConfig",
+    "WorkerConfig",
+    "load_config",
+]

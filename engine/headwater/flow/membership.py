@@ -1,0 +1,97 @@
+"""Membership: who has which partitions of a topic, this worker alone or its group together."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from headwater.flow.patience import patiently
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from headwater_connectors.log.kafka import KafkaLog
+    from headwater_connectors.log.log import Consumer, Log, Topic
+
+__all__ = ["Alone", "Assignee", "Membership", "Shared"]
+
+
+class Assignee(Protocol):
+    """A task over partitions that come and go; called between two polls, in the poller's thread."""
+
+    def assigned(self, partitions: list[int]) -> Mapping[int, int]:
+        """Take partitions and return where to read each; called again after it raised."""
+        ...
+
+    def revoked(self, partitions: list[int], *, lost: bool) -> None:
+        """Give partitions up; once they are `lost` another worker has them already."""
+        ...
+
+
+class Membership(Protocol):
+    """Hands the partitions of topics to this worker's tasks."""
+
+    def consumer(self, group: str, topic: Topic) -> Consumer:
+        """Return a consumer of the group for one topic."""
+        ...
+
+    def join(self, consumer: Consumer, topic: Topic, task: Assignee) -> None:
+        """Let the task have its partitions, now or within later polls."""
+        ...
+
+
+class Alone:
+    """This worker has every partition, for good."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def consumer(self, group: str, topic: Topic) -> Consumer:  # noqa: ARG002 - as Membership has it
+        """Return a consumer of the group."""
+        return self._log.consumer(group)
+
+    def join(self, consumer: Consumer, topic: Topic, task: Assignee) -> None:
+        """Give the task everything at once."""
+        consumer.assign(topic.name, task.assigned(list(range(topic.partitions))))
+
+
+class Shared:
+    """The members of a consumer group share the partitions; Kafka says who has which.
+
+    Members are static: a worker that comes back within the session time-out has its old tasks.
+    `target` is where others reach this worker: they see it as the client id of its consumers.
+    """
+
+    def __init__(
+        self,
+        log: KafkaLog,
+        *,
+        worker_id: str,
+        target: str,
+        session_timeout_ms: int,
+    ) -> None:
+        self._log = log
+        self._worker_id = worker_id
+        self._target = target
+        self._session_timeout_ms = session_timeout_ms
+
+    def consumer(self, group: str, topic: Topic) -> Consumer:
+        """Return a static member of the group; each topic has a member of its own."""
+        config = {
+            "client.id": self._target,
+            "group.instance.id": f"{self._worker_id}.{topic.name}",
+            "session.timeout.ms": str(self._session_timeout_ms),
+            "heartbeat.interval.ms": str(max(100, self._session_timeout_ms // 5)),
+            # How soon partitions that a topic gains are noticed.
+            "topic.metadata.refresh.interval.ms": "10000",
+        }
+        return self._log.consumer(group, config=config)
+
+    def join(self, consumer: Consumer, topic: Topic, task: Assignee) -> None:
+        """Share the topic with the group, from the next poll on."""
+
+        def assigned(partitions: list[int]) -> Mapping[int, int]:
+            # The group has given them to us: all there is to do is to wait.
+            return patiently(partial(task.assigned, partitions))
+
+        consumer.subscribe(topic.name, assigned, task.revoked)  # type: ignore[attr-defined]

@@ -1,0 +1,138 @@
+"""The plans topic: what a namespace has agreed on, in the order in which it was said.
+
+It has one partition and is never deleted from. Whoever joins reads it from the start; of two that
+say a thing at once the one whose record comes first is heard.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from headwater.errors import ConfigError, NotFoundError, StateError
+from headwater.flow.starts import Start  # noqa: TC001 - msgspec reads it
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from headwater_connectors.log.log import Log
+
+__all__ = ["Made", "PlansTopic", "Started"]
+
+_READ_RECORDS = 1_000
+_READ_TIMEOUT_S = 1.0
+
+
+class Made(msgspec.Struct, frozen=True, tag="made"):
+    """The namespace was made, with so many shards; the first one counts."""
+
+    shards: int
+
+
+class Started(msgspec.Struct, frozen=True, tag="started"):
+    """Where a stream begins, or begins anew; heard only in its turn: `number` 1, 2, 3 and on."""
+
+    stream: str
+    number: int
+    start: Start
+
+
+_Record = Made | Started
+
+
+class PlansTopic:
+    """A namespace's plans topic, read to its end whenever something is to be known."""
+
+    def __init__(self, log: Log, namespace: str) -> None:
+        self.name = f"{namespace}.plans"
+        self.shards: int | None = None
+        self.starts: dict[str, Started] = {}
+        self._log = log
+        self._namespace = namespace
+        self._next = 0
+        self.read()
+
+    def read(self) -> None:
+        """Take in what was said since the last time; a new namespace has said nothing."""
+        try:
+            (end,) = self._log.end_offsets(self.name)
+        except NotFoundError:
+            return
+        consumer = self._log.consumer(None)
+        try:
+            if self._next < end:
+                consumer.assign(self.name, {0: self._next})
+            while self._next < end:
+                for records in consumer.poll(_READ_RECORDS, _READ_TIMEOUT_S):
+                    for offset, value in zip(records.offsets.tolist(), records.values, strict=True):
+                        self._hear(offset, value)
+                    self._next = records.next_offset
+        finally:
+            consumer.close()
+
+    def agree_on_shards(self, shards: int | None, default: int) -> int:
+        """Return how many shards the namespace has; made with `shards` if it is new.
+
+        Raises ConfigError if it was made with another number than the one asked for.
+        """
+        if self.shards is None:
+            self._say(Made(shards or default))
+        assert self.shards is not None
+        if shards not in {None, self.shards}:
+            msg = (
+                f'namespace "{self._namespace}" has {self.shards} shards, the configuration asks'
+                f" for {shards}; leave shards out, or use another namespace"
+            )
+            raise ConfigError(msg)
+        return self.shards
+
+    def agree_on_start(self, stream: str, topic_id: str, resolve: Callable[[], Start]) -> Start:
+        """Return where a stream begins; resolved now if nobody has done it before.
+
+        Raises StateError if its topic is another one than the one it began with.
+        """
+        if stream not in self.starts:
+            self._say(Started(stream, 1, resolve()))
+        start = self.starts[stream].start
+        if start.topic_id != topic_id:
+            msg = (
+                f'topic "{stream}" was deleted and made again (id {start.topic_id} is now'
+                f" {topic_id}): its offsets start anew; to go on with the new one run"
+                f" headwater stream reset {stream}"
+            )
+            raise StateError(msg)
+        return start
+
+    def restart(self, stream: str, start: Start) -> bool:
+        """Let a stream begin anew; return False if somebody else did so in the meantime."""
+        known = self.starts.get(stream)
+        wanted = Started(stream, 1 if known is None else known.number + 1, start)
+        self._say(wanted)
+        return self.starts[stream] == wanted
+
+    def _say(self, record: _Record) -> None:
+        self._log.create_topic(self.name, partitions=1, append_time=True)
+        producer = self._log.producer()
+        try:
+            producer.send(self.name, 0, msgspec.json.encode(record))
+            producer.flush()
+        finally:
+            producer.close()
+        self.read()
+
+    def _hear(self, offset: int, value: bytes | None) -> None:
+        try:
+            record = msgspec.json.decode(value or b"", type=_Record)
+        except msgspec.MsgspecError as error:
+            msg = (
+                f"{self.name}[0]: the record at offset {offset} is none of ours ({error}); run"
+                " workers of one version, and let nothing else write to this topic"
+            )
+            raise StateError(msg) from error
+        if isinstance(record, Made):
+            self.shards = self.shards or record.shards
+        else:
+            known = self.starts.get(record.stream)
+            if record.number == (1 if known is None else known.number + 1):
+                self.starts[record.stream] = record

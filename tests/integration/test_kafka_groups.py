@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import kafka_broker
+import pytest
+from log_harness import PATIENCE_S
+
+from headwater.errors import ConfigError, NotFoundError
+from headwater_connectors.log.kafka import KafkaLog
+from headwater_connectors.log.kafka_errors import KafkaUnreachableError
+from headwater_connectors.log.kafka_groups import committed, describe_group, members, topics_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kafka_broker import Broker
+
+    from headwater_connectors.log.kafka_consumer import KafkaConsumer
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Broker]:
+    broker = kafka_broker.start()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def log(broker: Broker) -> Iterator[KafkaLog]:
+    with closing(KafkaLog(broker.bootstrap_servers)) as log:
+        yield log
+        for topic in log.topics():
+            if topic.name.startswith("groups."):
+                log.delete_topic(topic.name)
+
+
+def _join(log: KafkaLog, group: str, topic: str, name: str, **config: str) -> KafkaConsumer:
+    """Return a member with names of its own that gives up without a word."""
+    own = {"client.id": f"{name}:6566", "group.instance.id": name}
+    own |= {key.replace("_", "."): value for key, value in config.items()}
+    consumer = log.consumer(group, config=own)
+    consumer.subscribe(topic, lambda given: dict.fromkeys(given, 0), lambda _taken, *, lost: None)
+    return consumer
+
+
+def _settle(log: KafkaLog, group: str, consumers: list[KafkaConsumer], partitions: int) -> None:
+    """Poll until every member has something and nothing is left over."""
+    for _ in range(int(PATIENCE_S / 0.1)):
+        for consumer in consumers:
+            consumer.poll(10, 0.05)
+        found = describe_group(log, group)
+        counts = [sum(map(len, each.partitions.values())) for each in found.members]
+        if found.state == "stable" and sum(counts) == partitions and len(counts) == len(consumers):
+            return
+    pytest.fail(f"the group did not settle: {found}")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param({"partition_assignment_strategy": "cooperative-sticky"}, id="classic"),
+        pytest.param({"group_protocol": "consumer"}, id="KIP-848"),
+    ],
+)
+def test_members_are_named_with_the_partitions_they_own(log: KafkaLog, config, request) -> None:
+    group = f"g-{request.node.callspec.id}"
+    log.create_topic("groups.t", partitions=3, append_time=False)
+    with (
+        closing(_join(log, group, "groups.t", "a", **config)) as one,
+        closing(_join(log, group, "groups.t", "b", **config)) as two,
+    ):
+        _settle(log, group, [one, two], 3)
+        found = members(log, group)
+        assert [member.instance_id for member in found] == ["a", "b"]
+        assert [member.client_id for member in found] == ["a:6566", "b:6566"]
+        assert all(set(member.partitions) == {"groups.t"} for member in found)
+        owned = [p for member in found for p in member.partitions["groups.t"]]
+        assert sorted(owned) == [0, 1, 2]
+        assert len({member.member_id for member in found}) == 2
+
+
+def test_a_group_nobody_joined_is_empty(log: KafkaLog) -> None:
+    found = describe_group(log, "nobody")
+    assert (found.state, found.members) == ("empty", ())
+    log.create_topic("groups.t", partitions=1, append_time=False)
+    assert committed(log, "nobody", "groups.t") == {}
+    assert topics_of(log, "nobody") == ()
+
+
+def test_committed_counts_only_for_the_topic_that_is_there_now(log: KafkaLog) -> None:
+    log.create_topic("groups.t", partitions=2, append_time=False)
+    with closing(log.consumer("keeper")) as consumer:
+        consumer.commit("groups.t", {1: 7})
+    assert committed(log, "keeper", "groups.t") == {1: 7}
+    assert topics_of(log, "keeper") == ("groups.t",)
+    log.delete_topic("groups.t")
+    with pytest.raises(NotFoundError, match=r'"groups\.t"'):
+        committed(log, "keeper", "groups.t")
+    log.create_topic("groups.t", partitions=2, append_time=False)
+    assert committed(log, "keeper", "groups.t") == {}
+
+
+def test_an_unreachable_broker_is_named() -> None:
+    with (
+        closing(KafkaLog("127.0.0.1:1", timeout_s=0.3)) as log,
+        pytest.raises(KafkaUnreachableError, match=r'look up group "g".*127\.0\.0\.1:1'),
+    ):
+        members(log, "g")
+
+
+def test_who_has_no_right_on_a_group_is_told(broker: Broker) -> None:
+    if broker.secured_servers is None:
+        pytest.skip("this broker has no listener with credentials")
+    name, password = kafka_broker.BROKER_USER
+    config = {
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanism": "PLAIN",
+        "sasl.username": name,
+        "sasl.password": password,
+    }
+    with (
+        closing(KafkaLog(broker.secured_servers, config=config)) as log,
+        pytest.raises(ConfigError, match="grant this user the right on the group"),
+    ):
+        members(log, "g")
