@@ -144,7 +144,11 @@ def test_while_kafka_names_no_owners_the_workers_do(log) -> None:
     ]
     found = overview_of(log, "shop", ask)
     shards = [row for row in rows(found) if row[0] == "shard"]
-    assert [(row[1], row[2]) for row in shards] == [(0, "worker-a"), (1, None), (2, None)]
+    assert [row[1:4] for row in shards] == [
+        (0, "worker-a", "replaying"),
+        (1, None, "moving"),
+        (2, None, "moving"),
+    ]
     assert found.groups["shop.shards"] == "rebalancing"
 
 
@@ -185,7 +189,7 @@ def test_the_tables_show_it_to_people(log) -> None:
         "nobody",
         "1.2 s",
         "b does not answer: no answer from b:1",
-        "1 tasks have no worker: start one with headwater run",
+        "tasks without a worker: 1; start one with headwater run",
     ):
         assert text in said
 

@@ -58,6 +58,11 @@ class KafkaLog:
         """Name the cluster; the settings may hold secrets."""
         return f"KafkaLog({self.cluster.servers!r})"
 
+    @property
+    def group_protocol(self) -> str:
+        """How members share partitions: "classic", or "consumer" (KIP-848) if so configured."""
+        return self.cluster.config.get("group.protocol", "classic")
+
     def waited_at(self, thread: int) -> float:
         """Return when a thread last did nothing but wait for a broker, by the monotonic clock."""
         return self.cluster.waited_at.get(thread, 0.0)

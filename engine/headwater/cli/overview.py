@@ -47,7 +47,9 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
     partition: int
     worker: str | None  # None: nobody has it
     target: str | None
-    state: str  # as the worker says; "unowned", or "unknown" where it doesn't answer
+    # As the worker says, or: unknown where it doesn't answer, starting where it hasn't it yet,
+    # moving while the group is rebalancing, unowned.
+    state: str
     next_offset: int | None
     end_offset: int | None
     lag: int | None
@@ -93,7 +95,7 @@ def overview_of(log: KafkaLog, namespace: str, ask: Callable[[str], WorkerStatus
             owners.setdefault(key, _Owner(status.worker, status.target))
     positions = _Positions(log, exchange, groups)
     tasks = tuple(
-        _task_row(key, owners.get(key), statuses, positions)
+        _task_row(key, owners.get(key), statuses, positions, groups[key[0]])
         for key in sorted(owners.keys() | positions.keys(), key=_order)
     )
     workers = tuple(_worker_row(target, said[target], owners) for target in sorted(targets))
@@ -189,6 +191,7 @@ def _task_row(
     owner: _Owner | None,
     statuses: Mapping[str, WorkerStatus],
     positions: _Positions,
+    group: Group,
 ) -> TaskRow:
     status = None if owner is None else statuses.get(owner.target)
     told = None if status is None else _task_of(status, key)
@@ -196,7 +199,7 @@ def _task_row(
     next_offset = committed_offset if told is None else told.next_offset
     end_offset = positions.end_offset(key)
     if owner is None:
-        state = "unowned"
+        state = "moving" if group.state == "rebalancing" else "unowned"
     elif told is not None:
         state = told.state
     else:

@@ -115,9 +115,9 @@ def _troubles(found: Overview) -> list[str]:
         for worker in found.workers
         if worker.error is not None
     ]
-    unowned = sum(task.worker is None for task in found.tasks)
+    unowned = sum(task.state == "unowned" for task in found.tasks)
     if unowned:
-        lines.append(f"{unowned} tasks have no worker: start one with headwater run")
+        lines.append(f"tasks without a worker: {unowned}; start one with headwater run")
     lines += [
         f"group {name} is rebalancing: owners are as the workers say"
         for name, state in found.groups.items()

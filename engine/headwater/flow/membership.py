@@ -80,11 +80,13 @@ class Shared:
         config = {
             "client.id": self._target,
             "group.instance.id": f"{self._worker_id}.{topic.name}",
-            "session.timeout.ms": str(self._session_timeout_ms),
-            "heartbeat.interval.ms": str(max(100, self._session_timeout_ms // 5)),
             # How soon partitions that a topic gains are noticed.
             "topic.metadata.refresh.interval.ms": "10000",
         }
+        # With the protocol of KIP-848 the broker sets these.
+        if self._log.group_protocol == "classic":
+            config["session.timeout.ms"] = str(self._session_timeout_ms)
+            config["heartbeat.interval.ms"] = str(max(100, self._session_timeout_ms // 5))
         return self._log.consumer(group, config=config)
 
     def join(self, consumer: Consumer, topic: Topic, task: Assignee) -> None:

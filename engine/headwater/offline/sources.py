@@ -61,7 +61,8 @@ class LogEvents:
 
     def _first(self, topic: str, partition: int) -> int:
         done = self._after.get(topic, {}).get(partition)
-        return self._starts[topic].position(partition) if done is None else done + 1
+        start = self._starts[topic].position(partition)
+        return start if done is None else max(start, done + 1)
 
     def scan(self, stream: Stream, columns: Sequence[str]) -> Iterator[tuple[int, pl.DataFrame]]:
         """Yield decoded rows up to the ends the log has when this starts."""
@@ -96,11 +97,13 @@ class ArchiveEvents:
         after: dict[str, dict[int, int]] = {name: {} for name in self._ids}
         # Positions before the snapshot: what is archived from here on is read from the log.
         for name, topic_id in self._ids.items():
-            for partition, start in starts[name].positions.items():
+            for partition in range(log.topic(name).partitions):
                 done = archive.position(name, topic_id, partition)
                 if done is not None:
                     after[name][partition] = done
-                    self._stretches[name][partition] = (start - 1, done)
+                    # From its own beginning: a stream that was made to begin anew keeps its past.
+                    oldest = next(iter(archive.manifests(name, topic_id, partition)))
+                    self._stretches[name][partition] = (oldest.from_offset, done)
         self._snapshot = archive.snapshot(self._ids)
         self._tail = LogEvents(log, starts, after=after)
 

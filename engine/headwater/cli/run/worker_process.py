@@ -168,10 +168,11 @@ def work(
                 _log.info("worker_runs", target=worker.target)
             timing.wait(_LOOK_S)
     except Exception as caught:  # noqa: BLE001 - raised again below, when the worker has stopped
+        # Whoever called us tells it, once.
         error = caught
-        _log.error("worker_fails", why=str(error))
+    if lifecycle.has_started:
+        _log.info("worker_stops", limit_s=limits.stop_s)
     lifecycle.is_stopping = True
-    _log.info("worker_stops", limit_s=limits.stop_s)
     stop = _Call(partial(_stop, worker, start), "headwater-stop")
     _wait_for(stop, signals, limits, timing)
     for later in (start.error, stop.error):
