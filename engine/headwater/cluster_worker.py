@@ -30,6 +30,7 @@ from headwater_connectors.archive.blobs import FolderBlobs
 from headwater_connectors.formats.schema_registry import RegistrySettings
 from headwater_connectors.log.kafka_groups import describe_group
 from headwater_connectors.log.log import LogUnreachableError
+from headwater_serving.call_metrics import CallMetrics
 from headwater_serving.peer_servicer import Peer
 from headwater_serving.routing import KafkaPeers
 from headwater_serving.server import Server
@@ -102,7 +103,11 @@ class ClusterWorker:
             reader.check = self.check
             reader.warm_up()
             self._server = Server(
-                reader, host=given.host, port=port, peer=Peer(reader.read_rows, self.status)
+                reader,
+                host=given.host,
+                port=port,
+                peer=Peer(reader.read_rows, self.status),
+                metrics=CallMetrics(self.metrics.registry),
             )
             groups = self._worker.pipelines()
             self._server.start()

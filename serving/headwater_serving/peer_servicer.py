@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from headwater.flow.peers import RowsAnswer, RowsRequest
     from headwater.flow.status import WorkerStatus
+    from headwater_serving.call_metrics import CallMetrics
     from headwater_serving.options import ServerOptions
 
 __all__ = ["Peer", "PeerServicer"]
@@ -38,7 +39,9 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
     this worker's own: a request is never passed on.
     """
 
-    def __init__(self, peer: Peer, options: ServerOptions, threads: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, peer: Peer, options: ServerOptions, threads: ThreadPoolExecutor, metrics: CallMetrics
+    ) -> None:
         self._peer = peer
         self._options = options
 
@@ -47,14 +50,14 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
         def read_rows(
             request: peer_pb2.ReadRowsRequest, context: grpc.ServicerContext
         ) -> peer_pb2.ReadRowsResponse:
-            with answering(context, "ReadRows"):
+            with answering(context, "ReadRows", metrics):
                 return self._read_rows(request)
 
         def get_status(
             request: peer_pb2.GetStatusRequest,  # noqa: ARG001 - the shape of every call
             context: grpc.ServicerContext,
         ) -> peer_pb2.GetStatusResponse:
-            with answering(context, "GetStatus"):
+            with answering(context, "GetStatus", metrics):
                 return status_message(self._peer.status())
 
         for name, call in {"ReadRows": read_rows, "GetStatus": get_status}.items():

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from headwater.errors import ConfigError
 from headwater.logs import get_logger
 from headwater_proto.v1 import peer_pb2_grpc, serving_pb2, serving_pb2_grpc
+from headwater_serving.call_metrics import CallMetrics
 from headwater_serving.options import ServerOptions
 from headwater_serving.peer_servicer import PeerServicer
 from headwater_serving.servicer import FeatureServicer
@@ -49,11 +50,13 @@ class Server:
         port: int = 0,
         options: ServerOptions | None = None,
         peer: Peer | None = None,
+        metrics: CallMetrics | None = None,
     ) -> None:
         self.host = host
         self.port = port
         self._reader = reader
         self._peer = peer
+        self._metrics = metrics or CallMetrics()
         self._options = options or ServerOptions()
         self._health: health.HealthServicer | None = None
         self._grpc: grpc.Server | None = None
@@ -77,11 +80,11 @@ class Server:
             options=options.channel_arguments(),
             maximum_concurrent_rpcs=options.concurrent_rpcs_max,
         )
-        servicer = FeatureServicer(self._reader, options)
+        servicer = FeatureServicer(self._reader, options, self._metrics)
         serving_pb2_grpc.add_FeatureServiceServicer_to_server(servicer, server)
         if self._peer is not None:
             threads = ThreadPoolExecutor(options.peer_workers, thread_name_prefix="headwater-peer")
-            peers = PeerServicer(self._peer, options, threads)
+            peers = PeerServicer(self._peer, options, threads, self._metrics)
             peer_pb2_grpc.add_PeerServiceServicer_to_server(peers, server)
         # Watchers of health must not hold the threads that answer calls.
         self._health = health.HealthServicer(experimental_non_blocking=True)

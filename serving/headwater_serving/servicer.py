@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import grpc
 
     from headwater.flow.answer import Answer, ServiceInfo
+    from headwater_serving.call_metrics import CallMetrics
     from headwater_serving.options import ServerOptions
     from headwater_serving.reader import Reader
     from headwater_serving.wire import Source
@@ -31,16 +32,17 @@ __all__ = ["FeatureServicer"]
 class FeatureServicer(serving_pb2_grpc.FeatureServiceServicer):
     """Answers calls from a reader; every failure leaves as a code and one line of text."""
 
-    def __init__(self, reader: Reader, options: ServerOptions) -> None:
+    def __init__(self, reader: Reader, options: ServerOptions, metrics: CallMetrics) -> None:
         self._reader = reader
         self._options = options
+        self._metrics = metrics
         self._streams = threading.BoundedSemaphore(options.streams_max)
 
     def GetOnlineFeatures(  # noqa: N802 - the name in the contract
         self, request: serving_pb2.GetOnlineFeaturesRequest, context: grpc.ServicerContext
     ) -> serving_pb2.GetOnlineFeaturesResponse:
         """Answer one request."""
-        with answering(context, "GetOnlineFeatures"):
+        with answering(context, "GetOnlineFeatures", self._metrics):
             return self._online(request)
 
     def StreamOnlineFeatures(  # noqa: N802 - the name in the contract
@@ -50,14 +52,14 @@ class FeatureServicer(serving_pb2_grpc.FeatureServiceServicer):
     ) -> Iterator[serving_pb2.GetOnlineFeaturesResponse]:
         """Answer requests in their order, one at a time; the first failure ends the stream."""
         if not self._streams.acquire(blocking=False):
-            with answering(context, "StreamOnlineFeatures"):
+            with answering(context, "StreamOnlineFeatures", self._metrics):
                 raise OverloadError(
                     f"{self._options.streams_max} streams are open, which is the limit;"
                     " close one, or raise the server option streams_max"
                 )
         try:
             for request in request_iterator:
-                with answering(context, "StreamOnlineFeatures"):
+                with answering(context, "StreamOnlineFeatures", self._metrics):
                     response = self._online(request)
                 yield response
         finally:
@@ -67,7 +69,7 @@ class FeatureServicer(serving_pb2_grpc.FeatureServiceServicer):
         self, request: serving_pb2.DescribeServiceRequest, context: grpc.ServicerContext
     ) -> serving_pb2.DescribeServiceResponse:
         """Describe a service or a list of features."""
-        with answering(context, "DescribeService"):
+        with answering(context, "DescribeService", self._metrics):
             return description(self._info(source_of(request)))
 
     def ListServices(  # noqa: N802 - the name in the contract
@@ -76,7 +78,7 @@ class FeatureServicer(serving_pb2_grpc.FeatureServiceServicer):
         context: grpc.ServicerContext,
     ) -> serving_pb2.ListServicesResponse:
         """List the services that can be read."""
-        with answering(context, "ListServices"):
+        with answering(context, "ListServices", self._metrics):
             return serving_pb2.ListServicesResponse(services=self._reader.services())
 
     def _online(
@@ -90,6 +92,7 @@ class FeatureServicer(serving_pb2_grpc.FeatureServiceServicer):
         # The plan may have changed between the description and the read.
         _check_revision(request.revision, answer.revision)
         _check_answer(answer, info, inputs)
+        self._metrics.answered(answer)
         return online_response(answer, named=not request.revision)
 
     def _info(self, source: Source) -> ServiceInfo:

@@ -135,7 +135,7 @@ class Checkpoints:
             taken = [(shard, shard.begin_checkpoint()) for shard in shards]
         for shard in shards:
             self._stored_at_us.pop(shard.number, None)
-        self._write(taken, 0)
+        self._write(taken, self._started_us or 0)
         for shard in shards:
             self._written_at.pop(shard.number, None)
             self._stored_at_us.pop(shard.number, None)
@@ -147,6 +147,7 @@ class Checkpoints:
             self._metrics.checkpoint_bytes.inc(shard.write_checkpoint(checkpoint, flush=True))
             self._written_at[shard.number] = checkpoint.mark.next_offset
         self._metrics.checkpoint_seconds.observe(time.perf_counter() - began)
+        self._metrics.checkpoint_time.set(now_us / 1_000_000)
         for shard, checkpoint in taken:
             if self._stored is None:
                 self._forget(shard.number, checkpoint.mark.next_offset)

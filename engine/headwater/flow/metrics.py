@@ -57,6 +57,10 @@ class Metrics:
         self.checkpoint_bytes = Counter(
             "headwater_checkpoint_bytes", "Bytes of rows written by checkpoints", registry=registry
         )
+        self.checkpoint_time = Gauge(
+            "headwater_checkpoint_last_timestamp_seconds", "When a checkpoint was last written",
+            registry=registry,
+        )  # fmt: skip
         self.stored_bytes = Counter(
             "headwater_checkpoint_stored_bytes", "Bytes sent to the checkpoint store",
             registry=registry,
