@@ -7,6 +7,9 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3.14 python3; 
 	"$$p" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& { echo "$$p"; break; }; done)
 ARGS ?=
+# Of the simulation: how many seeds, and the first one; without it a fresh one.
+SEEDS ?= 100
+FIRST ?=
 UV_VERSION := 0.13.9
 
 BIN := $(VENV)/bin
@@ -19,7 +22,7 @@ PARALLEL := --numprocesses auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-fast lint types proto proto-check bench docs clean
+.PHONY: help install demo test test-fast simulate lint types proto proto-check bench docs clean
 
 help: ## list the targets
 	@echo "Usage: make TARGET [ARGS=...] [PYTHON=python3.12] [VENV=.venv]"
@@ -35,6 +38,9 @@ test: $(VENV)/.installed-dev ## run every test, and every example of the docs
 
 test-fast: $(VENV)/.installed-dev ## run the tests that are neither slow nor need a broker
 	$(PYTEST) $(PARALLEL) -m "not slow and not kafka" --hypothesis-profile fast $(ARGS)
+
+simulate: $(VENV)/.installed-dev ## run the deterministic simulation (SEEDS=100 FIRST=0 ARGS=--json)
+	PYTHONPATH=tests $(BIN)/python -m simulation --seeds $(SEEDS) $(FIRST:%=--first %) $(ARGS)
 
 lint: $(VENV)/.installed-dev proto-check ## check style, formatting, import contracts and generated code
 	$(BIN)/ruff check .
@@ -57,6 +63,7 @@ proto-check: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev ## run the benchmarks, peers beside us (ARGS=--json)
 	$(BIN)/python -m bench.kernels $(ARGS)
 	$(BIN)/python -m bench.point_in_time $(ARGS)
+	$(BIN)/python -m bench.ingest $(ARGS)
 
 docs: $(VENV)/.installed-dev ## run every example of README and docs
 	$(PYTEST) README.md CONTRIBUTING.md docs $(ARGS)
