@@ -92,11 +92,11 @@ class Cluster:
         """Let workers learn that they have applied everything, as a probe and a record would."""
         self.now_us += 1
         for member in members or self.members:
-            # The last record of each shard is the one that said so, appended after the probe.
+            # The last record of each shard came between the probe and the source's end.
             last = {number: shard.next_offset - 1 for number, shard in member.shards.items()}
             member.freshness.observe(self.now_us, last)
             for number, offset in last.items():
-                member.freshness.at_end(number, LANE, offset)
+                member.freshness.at_end(number, LANE, offset + 1)
 
     def move(self, number: int, source: Member, target: Member, between: Any = None) -> None:
         """Hand a shard over, as a rebalance does: nobody has it for a moment."""

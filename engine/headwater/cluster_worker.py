@@ -149,7 +149,6 @@ class ClusterWorker:
             self._log,
             settings,
             clock=self._clock,
-            boot_clock=self._boot_clock,
             registry=RegistrySettings(registry.url, registry.basic_auth) if registry.url else None,
             starts=starts,
             stores=Stores(given.state / self.worker_id),

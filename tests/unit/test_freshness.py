@@ -38,23 +38,45 @@ def test_a_shard_is_as_fresh_as_the_newest_stamp_whose_end_it_has_reached(
     assert ages == [None, 9 * S, 9 * S, 8 * S, 8 * S, 7 * S]
 
 
-def test_a_lane_is_as_fresh_as_the_stamp_before_its_record(freshness: Freshness) -> None:
+def test_a_lane_is_as_fresh_as_the_stamp_before_its_source_was_asked(
+    freshness: Freshness,
+) -> None:
     freshness.observe(90 * S, {0: 5})
     assert freshness.age_us(0, 5, ["x"], 100 * S) is None  # never heard of
-    freshness.at_end(0, "x", 5)
+    freshness.at_end(0, "x", 6)
     freshness.observe(95 * S, {0: 6})
     assert freshness.age_us(0, 6, ["x"], 100 * S) == 10 * S
     assert freshness.age_us(0, 6, [], 100 * S) == 5 * S
-    freshness.at_end(0, "x", 5)
-    assert freshness.age_us(0, 6, ["x"], 100 * S) == 10 * S
-    freshness.at_end(0, "x", 6, 2 * S)  # its source was asked two seconds before it was sent
-    assert freshness.age_us(0, 7, ["x"], 100 * S) == 7 * S
+    freshness.at_end(0, "x", 7)
+    assert freshness.age_us(0, 7, ["x"], 100 * S) == 5 * S
     assert freshness.age_us(0, 7, ["x", "y"], 100 * S) is None
+
+
+def test_a_record_that_is_long_on_its_way_or_comes_twice_makes_nothing_fresher(
+    freshness: Freshness,
+) -> None:
+    freshness.observe(90 * S, {0: 5})
+    freshness.at_end(0, "x", 6)
+    freshness.observe(95 * S, {0: 9})
+    freshness.observe(99 * S, {0: 20})
+    freshness.at_end(0, "x", 6)
+    assert freshness.age_us(0, 20, ["x"], 100 * S) == 10 * S
+    freshness.at_end(0, "x", 10)
+    freshness.at_end(0, "x", 6)
+    assert freshness.age_us(0, 20, ["x"], 100 * S) == 5 * S
+
+
+def test_an_end_that_may_have_been_asked_for_before_or_after_does_not_count(
+    freshness: Freshness,
+) -> None:
+    freshness.observe(90 * S, {0: 5})
+    freshness.at_end(0, "x", 5)
+    assert freshness.age_us(0, 5, ["x"], 100 * S) is None
 
 
 def test_a_silent_lane_ages_while_its_shard_is_fresh(freshness: Freshness) -> None:
     freshness.observe(90 * S, {0: 5})
-    freshness.at_end(0, "x", 5)
+    freshness.at_end(0, "x", 6)
     for second in range(91, 100):
         freshness.observe(second * S, {0: 6})
     assert freshness.age_us(0, 6, ["x"], 100 * S) == 10 * S
@@ -62,7 +84,7 @@ def test_a_silent_lane_ages_while_its_shard_is_fresh(freshness: Freshness) -> No
 
 
 def test_an_end_that_comes_after_the_record_was_applied_still_counts(freshness: Freshness) -> None:
-    freshness.at_end(0, "x", 5)
+    freshness.at_end(0, "x", 6)
     freshness.observe(95 * S, {0: 5})  # asked before that record was appended, answered later
     assert freshness.age_us(0, 6, ["x"], 100 * S) == 5 * S
 
@@ -128,7 +150,7 @@ def test_a_guard_lets_through_what_is_fresh_enough() -> None:
     freshness.opened(0)
     assert guard.is_stale(0, 5, VIEW)
     freshness.observe(99 * S, {0: 5})
-    freshness.at_end(0, "v@1-lane", 5)
+    freshness.at_end(0, "v@1-lane", 6)
     assert not guard.is_stale(0, 6, VIEW)
     now[0] = 104 * S
     assert not guard.is_stale(0, 6, VIEW)

@@ -8,6 +8,7 @@ from concurrent.futures import TimeoutError as NotYetError
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from confluent_kafka import (
+    OFFSET_INVALID,
     ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from headwater.errors import HeadwaterError
 
-__all__ = ["EARLIEST", "LATEST", "KafkaCluster", "from_time", "id_text"]
+__all__ = ["EARLIEST", "LATEST", "KafkaCluster", "from_time", "id_text", "is_offset"]
 
 _T = TypeVar("_T")
 
@@ -182,13 +183,17 @@ class KafkaCluster:
         """Return each partition's offset by a specification; -1 where no record fits it."""
         wanted = [(name, partition) for partition in partitions]
         doing = f'read the offsets of topic "{name}"'
-        return self._until(
-            doing,
-            lambda: {
+
+        def ask() -> dict[int, int]:
+            found = {
                 partition: self._result(future, doing).offset
                 for (_, partition), future in self.listing(wanted, spec).items()
-            },
-        )
+            }
+            if not all(map(is_offset, found.values())):
+                raise KafkaException(KafkaError(KafkaError.OFFSET_NOT_AVAILABLE))
+            return found
+
+        return self._until(doing, ask)
 
     def listing(
         self, partitions: Iterable[tuple[str, int]], spec: OffsetSpec
@@ -350,6 +355,11 @@ class KafkaCluster:
             if time.monotonic() > deadline:
                 raise self.failure(None, doing)
             time.sleep(_RETRY_S)
+
+
+def is_offset(found: int) -> bool:
+    """Tell an answer from what librdkafka leaves there when a broker goes while it is asked."""
+    return found != OFFSET_INVALID
 
 
 def id_text(topic_id: object) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaException
 
-from headwater_connectors.log.kafka_cluster import EARLIEST, LATEST, id_text
+from headwater_connectors.log.kafka_cluster import EARLIEST, LATEST, id_text, is_offset
 from headwater_connectors.log.kafka_errors import KafkaFailureError
 from headwater_connectors.log.log import OffsetLostError, TopicGoneError
 
@@ -85,9 +85,12 @@ class PositionCheck:
         for futures, offsets in ((self._starts, starts), (self._ends, ends)):
             for (name, partition), future in futures.items():
                 try:
-                    offsets.setdefault(name, {})[partition] = future.result().offset
+                    found = future.result().offset
                 except KafkaException:
                     return False
+                if not is_offset(found):
+                    return False
+                offsets.setdefault(name, {})[partition] = found
         _check_bounds(positions, self._asked, starts, ends)
         return True
 

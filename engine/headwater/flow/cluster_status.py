@@ -26,6 +26,7 @@ class ClusterStatus:
         self._lanes = lanes
         self._exchange_ends: dict[int, int] = {}
         self._source_ends: dict[str, list[int]] = {}
+        self._probed_us: int | None = None
 
     def probe(self) -> None:
         """Take a stamp and then ask for the ends; a shard that has them is as fresh as the stamp.
@@ -35,10 +36,12 @@ class ClusterStatus:
         worker = self._worker
         freshness = self._guard.freshness
         stamp_us = freshness.now_us()
-        self._exchange_ends = dict(enumerate(worker.log.end_offsets(worker.exchange)))
-        freshness.observe(stamp_us, self._exchange_ends)
+        # The lanes first: what is as fresh as the stamp is so over every lane there was then.
         self._source_ends = {name: worker.log.end_offsets(name) for name in worker.plan.streams}
         self._lanes.learn({name: len(ends) for name, ends in self._source_ends.items()})
+        self._exchange_ends = dict(enumerate(worker.log.end_offsets(worker.exchange)))
+        freshness.observe(stamp_us, self._exchange_ends)
+        self._probed_us = stamp_us
         self._measure()
 
     def _measure(self) -> None:
@@ -55,9 +58,17 @@ class ClusterStatus:
                 metrics.freshness_seconds.labels(str(task.partition)).set(task.freshness_ms / 1_000)
 
     def is_fresh(self) -> bool:
-        """Whether every shard here is as fresh as an answer must be."""
+        """Whether every shard here is as fresh as an answer must be.
+
+        Without a shard it is as fresh as what it knows of the log: one that has lost its shards
+        with the broker has nothing to answer from.
+        """
         ages = [self._age_us(shard) for shard in self._shards()]
-        return all(age is not None and age <= self._guard.max_staleness_us for age in ages)
+        if self._probed_us is not None:
+            ages.append(self._guard.freshness.now_us() - self._probed_us)
+        return bool(ages) and all(
+            age is not None and age <= self._guard.max_staleness_us for age in ages
+        )
 
     def status(self, worker_id: str, target: str, started_us: int) -> WorkerStatus:
         """Return everything that is known, as of the last probe."""

@@ -55,7 +55,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     rows: int
     at_end: bool  # the source had nothing more when it was asked for its end
     format: int = _FORMAT
-    asked_ms: int = 0  # how long before this was sent the source was asked
+    after_offset: int = -1  # where the exchange ended, for this shard, before that was asked
 
     @property
     def lane(self) -> str:

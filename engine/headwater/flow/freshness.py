@@ -29,10 +29,9 @@ _STAMPS_MAX = 128
 
 @dataclass(slots=True)
 class _Lane:
-    """The last record that said its source had nothing more, and what is known through all such."""
+    """When its source was last known to have nothing more: after the exchange had ended here."""
 
-    exchange_offset: int
-    asked_us: int  # how long before it was sent its source was asked
+    after_offset: int
     fresh_us: int | None = None
 
 
@@ -68,23 +67,22 @@ class _Shard:
             del self.stamps_us[1:half:2]
             del self.ends[1:half:2]
         for lane in self.lanes.values():
-            if lane.exchange_offset >= end:
+            if lane.after_offset > end:
                 self.note(lane)
 
     def note(self, lane: _Lane) -> None:
-        stamp_us = self.newest(lane.exchange_offset)
-        if stamp_us is not None:
-            fresh_us = stamp_us - lane.asked_us
-            lane.fresh_us = fresh_us if lane.fresh_us is None else max(lane.fresh_us, fresh_us)
+        # An end below ours was asked for before ours was, and its stamp taken before that.
+        lane.fresh_us = self.newest(lane.after_offset - 1)
 
 
 class Freshness:
     """What a worker knows of how fresh its shards are; may be shared by threads.
 
-    A *lane* is one source partition re-keyed by one entity. It is as fresh as the newest stamp
-    whose end lies at or below the exchange offset of its last applied record that said it had
-    reached the source's end: that record was appended, and so its source asked, after the stamp,
-    but for the time the record itself names. All times are µs of `boot_clock`.
+    A *lane* is one source partition re-keyed by one entity. A record that has reached the source's
+    end says where the exchange had ended before the source was asked. The lane is as fresh as the
+    newest stamp that was followed by a lower end: stamp, that end, the record's, and then the
+    source's were asked for in this order. So it doesn't matter how long a record is on its way, or
+    how often it comes. All times are µs of `boot_clock`.
     """
 
     def __init__(self, boot_clock: Callable[[], int] = boot_clock_us) -> None:
@@ -113,12 +111,10 @@ class Freshness:
                 if shard is not None:
                     shard.add(stamp_us, end)
 
-    def at_end(self, shard: int, lane: str, exchange_offset: int, asked_us: int = 0) -> None:
+    def at_end(self, shard: int, lane: str, after_offset: int) -> None:
         """Note an applied record that said its lane had reached the source's end.
 
-        `exchange_offset` is the record's own; `asked_us` is how long before it was sent the source
-        was asked. Call it for every such record, in order, and not for one that lags behind what is
-        applied of the lane: a worker that was given up on may still send.
+        `after_offset` is where the shard's exchange had ended before the source was asked.
         """
         with self._lock:
             found = self._shards.get(shard)
@@ -126,8 +122,8 @@ class Freshness:
                 return
             known = found.lanes.get(lane)
             if known is None:
-                known = found.lanes[lane] = _Lane(exchange_offset, asked_us)
-            known.exchange_offset, known.asked_us = exchange_offset, asked_us
+                known = found.lanes[lane] = _Lane(after_offset)
+            known.after_offset = max(known.after_offset, after_offset)
             found.note(known)
 
     def age_us(self, shard: int, next_offset: int, lanes: Iterable[str], now_us: int) -> int | None:

@@ -138,11 +138,9 @@ class Ingest:
             self._progress_at_us = tick.now_us
             source_end.ask(self._next)
         reached = dict(source_end.reached(self._next))
-        for partition, asked_us in reached.items():
+        for partition, after in reached.items():
             to_offset = self._next[partition] - 1
-            self._publisher.progress(
-                partition, to_offset, at_end=True, asked_ms=-(-asked_us // 1_000)
-            )
+            self._publisher.progress(partition, to_offset, after=after)
         for partition in self._next.keys() - reached.keys() if is_due else ():
             self._publisher.progress(partition, self._next[partition] - 1)
         if reached or is_due:

@@ -39,6 +39,10 @@ class Membership(Protocol):
         """Let the task have its partitions, now or within later polls."""
         ...
 
+    def abandon(self) -> None:
+        """Call no task any more, whatever becomes of the consumers: their tasks have failed."""
+        ...
+
 
 class Alone:
     """This worker has every partition, for good."""
@@ -53,6 +57,9 @@ class Alone:
     def join(self, consumer: Consumer, topic: Topic, task: Assignee) -> None:
         """Give the task everything at once."""
         consumer.assign(topic.name, task.assigned(list(range(topic.partitions))))
+
+    def abandon(self) -> None:
+        """Do nothing: nobody takes the partitions away."""
 
 
 class Shared:
@@ -74,6 +81,7 @@ class Shared:
         self._worker_id = worker_id
         self._target = target
         self._session_timeout_ms = session_timeout_ms
+        self._abandoned = False
 
     def consumer(self, group: str, topic: Topic) -> Consumer:
         """Return a static member of the group; each topic has a member of its own."""
@@ -96,4 +104,14 @@ class Shared:
             # The group has given them to us: all there is to do is to wait.
             return patiently(partial(task.assigned, partitions))
 
-        consumer.subscribe(topic.name, assigned, task.revoked)  # type: ignore[attr-defined]
+        def revoked(partitions: list[int], *, lost: bool) -> None:
+            # A consumer that is closed hands over. What has failed must not: it would commit what
+            # was never acknowledged, and write down rows that aren't trusted.
+            if not self._abandoned:
+                task.revoked(partitions, lost=lost)
+
+        consumer.subscribe(topic.name, assigned, revoked)  # type: ignore[attr-defined]
+
+    def abandon(self) -> None:
+        """Hand nothing over any more."""
+        self._abandoned = True

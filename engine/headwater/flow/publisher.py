@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from headwater.flow.exchange import RECORD_BYTES_MAX, Header, wires_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import pyarrow as pa
 
@@ -80,16 +80,24 @@ class Publisher:
                     self._send_record(lane, shard, None, to_offset, at_end=at_end)
 
     def progress(
-        self, partition: int, to_offset: int, *, at_end: bool = False, asked_ms: int = 0
+        self, partition: int, to_offset: int, *, after: Sequence[int] | None = None
     ) -> None:
         """Send a progress record to every shard, whether or not it was told of `to_offset`.
 
-        It shows that this lane is alive, and reveals what the exchange may have lost. `at_end`
-        says that the source ended at or before `to_offset` when it was asked, `asked_ms` ago.
+        It shows that this lane is alive, and reveals what the exchange may have lost. With
+        `after` it says that the source ended at or before `to_offset` when it was asked, and that
+        was after the exchange had ended at these offsets, by shard.
         """
         for lane in self._lanes[partition]:
             for shard in range(self._shards):
-                self._send_record(lane, shard, None, to_offset, at_end=at_end, asked_ms=asked_ms)
+                self._send_record(
+                    lane,
+                    shard,
+                    None,
+                    to_offset,
+                    at_end=after is not None,
+                    after_offset=-1 if after is None else after[shard],
+                )
 
     def _send_lane(self, lane: _Lane, rows: Rows, to_offset: int) -> None:
         keyed = lane.wire.keyed(rows.frame, self._shards)
@@ -119,7 +127,7 @@ class Publisher:
         to_offset: int,
         *,
         at_end: bool,
-        asked_ms: int = 0,
+        after_offset: int = -1,
     ) -> bool:
         """Send one record; False when it would be too large and has rows to leave out."""
         count = 0 if rows is None else rows.num_rows
@@ -131,7 +139,7 @@ class Publisher:
             to_offset=to_offset,
             rows=count,
             at_end=at_end,
-            asked_ms=asked_ms,
+            after_offset=after_offset,
         )
         value = lane.wire.encode(header, rows)
         if len(value) >= RECORD_BYTES_MAX and count > 1:

@@ -50,7 +50,7 @@ class _Piece:
     next_offset: int
     arrival_us: int
     fills: bool = False  # part of a hole, with more to come
-    end_asked_ms: int | None = None  # how long before it the source had ended here
+    end_after: int | None = None  # the source had ended here after the exchange had ended there
 
     @property
     def count(self) -> int:
@@ -60,8 +60,8 @@ class _Piece:
 class ShardTask:
     """Applies exchange records to the shards of this worker, a bounded slice at a time.
 
-    `heard` is told (shard, lane, exchange offset, µs) of every record that says its source had
-    ended there that long before.
+    `heard` is told (shard, lane, exchange offset) of every record that says its source ended there
+    after this shard's exchange had ended at that offset.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class ShardTask:
         history: History,
         applied: Callable[[int], None],
         checkpoints: Checkpoints,
-        heard: Callable[[int, str, int, int], None] | None = None,
+        heard: Callable[[int, str, int], None] | None = None,
     ) -> None:
         self._shards = shards
         self._memory = memory
@@ -163,7 +163,7 @@ class ShardTask:
             at_end = header.at_end and is_news
             return _Piece(
                 shard, header.lane, header.binding, header.partition, rows, to_offset, next_offset,
-                arrival_us, fills, header.asked_ms if at_end else None,
+                arrival_us, fills, header.after_offset if at_end else None,
             )  # fmt: skip
 
         if header.from_offset > done:
@@ -235,13 +235,8 @@ class ShardTask:
 
     def _tell(self, pieces: list[_Piece]) -> None:
         for piece in pieces:
-            if piece.end_asked_ms is not None and self._heard is not None:
-                self._heard(
-                    piece.shard.number,
-                    piece.lane,
-                    piece.next_offset - 1,
-                    piece.end_asked_ms * 1_000,
-                )
+            if piece.end_after is not None and self._heard is not None:
+                self._heard(piece.shard.number, piece.lane, piece.end_after)
 
     def _evaluate(self, runs: Mapping[str, list[Run]]) -> list[Evaluated]:
         return [

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from headwater.flow.archive_task import ArchiveTask
 from headwater.flow.backlog import Backlog
-from headwater.flow.boot_clock import boot_clock_us
 from headwater.flow.checkpoints import Checkpoints
 from headwater.flow.decode import Decoder
 from headwater.flow.exchange import EXCHANGE_TOPIC, lane_of
@@ -67,7 +66,6 @@ class Worker:
         guard: Guard | None = None,
         peers: Peers | None = None,
         registry: RegistrySettings | None = None,
-        boot_clock: Callable[[], int] = boot_clock_us,
     ) -> None:
         self.plan = plan
         self.log = log
@@ -84,7 +82,6 @@ class Worker:
         self._topic = log.create_topic(self.exchange, partitions=settings.shards, append_time=True)
         self._membership = membership or Alone(log)
         self._freshness = None if guard is None else guard.freshness
-        self._boot_clock = boot_clock
         self._backlog = Backlog(settings.backlog_rows_max, self.metrics.backlog_rows)
         self._registry = registry
         self._history = History(plan, log, settings.shards, starts, registry)
@@ -188,7 +185,7 @@ class Worker:
             start=self.starts[topic.name],
             source_end=None
             if every_us is None
-            else SourceEnd(self.log, topic.name, self._boot_clock, every_us=every_us),
+            else SourceEnd(self.log, topic.name, self.exchange, every_us=every_us),
         )
         self.ingests[topic.name] = ingest
         self._membership.join(consumer, topic, ingest)
@@ -252,6 +249,7 @@ class Worker:
 
     def abandon(self) -> None:
         """Let go of everything without writing: after an error, memory isn't trusted."""
+        self._membership.abandon()
         self.checkpoints.abandon()
         self._release()
 
