@@ -53,6 +53,9 @@ _log = get_logger(__name__)
 _SHARDS = 16
 _PROBE_S = 1.0
 _PROGRESS_US = 1_000_000
+# By shard: each poll is cut into so many batches.
+_LINGER_US = 500
+_ARCHIVE_LINGER_US = 250_000
 # What this worker publishes others apply: Kafka holds what is on its way, not our memory.
 _NO_BACKLOG = 1 << 62
 
@@ -124,9 +127,12 @@ class ClusterWorker:
         registry = self.config.schema_registry
         topic = PlansTopic(self._log, namespace)
         asked = given.shards if "shards" in given.model_fields_set else None
+        shards = topic.agree_on_shards(asked, _SHARDS)
         settings = WorkerSettings(
             namespace=namespace,
-            shards=topic.agree_on_shards(asked, _SHARDS),
+            shards=shards,
+            ingest_linger_us=shards * _LINGER_US,
+            archive_linger_us=_ARCHIVE_LINGER_US,
             memory_budget_bytes=given.memory_budget_bytes,
             read_back_us=None
             if math.isinf(given.read_back_s)

@@ -51,7 +51,11 @@ class Pipeline:
 
 
 class LogSource:
-    """Polls a consumer; while `paused` says so, it only lets time pass."""
+    """Polls a consumer; while `paused` says so, it only lets time pass.
+
+    After a poll that wasn't full the next one waits for `linger_us`, so that records gather: each
+    batch costs the same, however small it is.
+    """
 
     def __init__(
         self,
@@ -60,26 +64,36 @@ class LogSource:
         records_max: int,
         clock: Callable[[], int],
         paused: Callable[[], bool] = lambda: False,
+        linger_us: int = 0,
     ) -> None:
         self._consumer = consumer
         self._records_max = records_max
         self._clock = clock
         self._paused = paused
+        self._linger_us = linger_us
+        self._polled_us: int | None = None  # when a poll wasn't full
         self._unreachable = False
 
     def poll(self) -> Batches:
         """Return the records that are there, one batch per partition, and a Tick."""
-        waits = self._paused()
+        now_us = self._clock()
+        waits = self._paused() or self._gathers(now_us)
         found: list[Records] = []
         if not waits:
             try:
                 found = self._consumer.poll(self._records_max, 0.0)
                 self._unreachable = False
+                is_full = 2 * sum(map(len, found)) >= self._records_max
+                self._polled_us = None if is_full else now_us
             except LogUnreachableError as error:
                 if not self._unreachable:
                     _log.warning("log_unreachable", reason=str(error))
                 waits = self._unreachable = True
         return [*found, Tick(self._clock(), idle=not found and not waits)]
+
+    def _gathers(self, now_us: int) -> bool:
+        """Whether to let records gather; a clock that jumps back doesn't prolong that."""
+        return self._polled_us is not None and 0 <= now_us - self._polled_us < self._linger_us
 
     def close(self) -> None:
         """Close the consumer."""

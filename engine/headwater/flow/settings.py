@@ -21,6 +21,8 @@ class WorkerSettings:
     checkpoint_rows: int = 500_000  # rows applied since the last checkpoint, before the next starts
     checkpoint_idle_every_us: int = 60_000_000  # so that records without rows are forgotten too
     store_checkpoint_every_us: int = 60_000_000  # to where other workers find it
+    ingest_linger_us: int = 0  # how long source records gather, where a poll isn't full
+    archive_linger_us: int = 0
     # Every shard hears of every lane this often; None: only of what is new.
     progress_every_us: int | None = None
     keep_exchange: bool = False  # keep exchange records below the checkpoint, for recomputation

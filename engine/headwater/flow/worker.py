@@ -194,6 +194,7 @@ class Worker:
             records_max=self.settings.poll_records_max,
             clock=self.clock,
             paused=self._backlog.is_full,
+            linger_us=self.settings.ingest_linger_us,
         )
         return Pipeline(f"ingest.{topic.name}", source, (ingest.decode, ingest.publish))
 
@@ -218,7 +219,12 @@ class Worker:
         )
         self.archive_tasks[topic.name] = task
         self._membership.join(consumer, topic, task)
-        source = LogSource(consumer, records_max=self.settings.poll_records_max, clock=self.clock)
+        source = LogSource(
+            consumer,
+            records_max=self.settings.poll_records_max,
+            clock=self.clock,
+            linger_us=self.settings.archive_linger_us,
+        )
         return Pipeline(f"archive.{topic.name}", source, (task,))
 
     def _caught_up(self, batches: Batches) -> Batches:
