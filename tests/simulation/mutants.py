@@ -1,0 +1,287 @@
+"""Mutants: deliberate breakages of the rules, put into the real stages for as long as needed."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+from msgspec.structs import replace
+
+from headwater.flow.checkpoints import Checkpoints
+from headwater.flow.freshness import Freshness, Guard
+from headwater.flow.ingest import Ingest
+from headwater.flow.new_views import NewViews
+from headwater.flow.publisher import Publisher
+from headwater.flow.shard_opener import ShardOpener
+from headwater.flow.shard_task import ShardTask
+from headwater.flow.shards import Shards
+from headwater.state.shard import Shard
+from headwater_connectors.log.log import NotAMemberError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["MUTANTS", "mutated"]
+
+_Change = tuple[type, str, "Callable[..., Any]"]
+
+
+def _apply_what_is_old() -> _Change:
+    """Apply every record as it comes, whatever the lane has applied."""
+    real = ShardTask._chained
+
+    def chained(self, shard, header, body, done, offset, arrival_us):
+        done = min(done, header.from_offset)
+        return real(self, shard, header, body, done, offset, arrival_us)
+
+    return ShardTask, "_chained", chained
+
+
+def _apply_overlaps_whole() -> _Change:
+    """Skip what is wholly old; of what is partly old apply all."""
+    real = ShardTask._chained
+
+    def chained(self, shard, header, body, done, offset, arrival_us):
+        if header.to_offset > done:
+            done = min(done, header.from_offset)
+        return real(self, shard, header, body, done, offset, arrival_us)
+
+    return ShardTask, "_chained", chained
+
+
+def _ignore_holes() -> _Change:
+    """Go on above a hole as if nothing was missing."""
+    real = ShardTask._chained
+
+    def chained(self, shard, header, body, done, offset, arrival_us):
+        done = max(done, header.from_offset)
+        return real(self, shard, header, body, done, offset, arrival_us)
+
+    return ShardTask, "_chained", chained
+
+
+def _rows_before_their_mark() -> _Change:
+    """Write rows first and the mark after them, in two batches."""
+
+    def write_checkpoint(self, checkpoint, *, flush=False):
+        before = self.store.mark() or replace(checkpoint.mark, next_offset=0, applied={})
+        size = self.store.write(before, checkpoint.rows)
+        self.store.write(checkpoint.mark, [])
+        if flush:
+            self.store.flush()
+        self.persisted_epoch = checkpoint.epoch
+        return size
+
+    return Shard, "write_checkpoint", write_checkpoint
+
+
+def _mark_of_now() -> _Change:
+    """Write the rows that were copied out with a mark of when they are written."""
+    real = Shard.write_checkpoint
+
+    def write_checkpoint(self, checkpoint, *, flush=False):
+        checkpoint.mark = replace(
+            checkpoint.mark, next_offset=self.next_offset, applied=dict(self.applied)
+        )
+        return real(self, checkpoint, flush=flush)
+
+    return Shard, "write_checkpoint", write_checkpoint
+
+
+def _commit_before_told() -> _Change:
+    """Commit without telling the shards that had no rows."""
+
+    def tell(self, partition, to_offset, *, at_end):
+        pass
+
+    return Publisher, "tell", tell
+
+
+def _commit_unacknowledged() -> _Change:
+    """Commit what was sent, without waiting for its acknowledgement."""
+
+    def commit(self, partitions):
+        offsets = {partition: self._next[partition] for partition in partitions}
+        try:
+            self._consumer.commit(self._topic, offsets)
+        except NotAMemberError:
+            self._commit_failed = True
+        else:
+            self._committed.update(offsets)
+
+    return Ingest, "_commit", commit
+
+
+def _forget_what_is_applied() -> _Change:
+    """Let the exchange forget what is applied, though no checkpoint has it yet."""
+    real = Checkpoints._write
+
+    def write(self, taken, now_us):
+        for shard, _ in taken:
+            self._forget(shard.number, shard.next_offset)
+        real(self, taken, now_us)
+
+    return Checkpoints, "_write", write
+
+
+def _forget_what_is_not_stored() -> _Change:
+    """Let the exchange forget what is in a local checkpoint, though others have no such one."""
+    real = Checkpoints._write
+
+    def write(self, taken, now_us):
+        real(self, taken, now_us)
+        for shard, checkpoint in taken:
+            self._forget(shard.number, checkpoint.mark.next_offset)
+
+    return Checkpoints, "_write", write
+
+
+def _new_views_without_their_past() -> _Change:
+    """Let a new view begin with what comes live."""
+
+    def build(self, opened):
+        for shard in opened:
+            shard.unbuilt.clear()
+
+    return NewViews, "build", build
+
+
+def _new_views_past_their_seam() -> _Change:
+    """Give a new view its past up to the source's end: above the seam that comes live too."""
+
+    def build(self, view, shards):
+        topic = view.stream.topic
+        for partition, end in enumerate(self._history._log.end_offsets(topic)):
+            stretch = (self._starts[topic].position(partition) - 1, end - 1)
+            for number, rows in self._history.rows(view.binding.id, partition, stretch):
+                if number in shards:
+                    self._apply(view, shards[number], partition, rows, end - 1)
+
+    return NewViews, "_build", build
+
+
+def _ingest_from_the_end() -> _Change:
+    """Take a partition on where its topic ends, not where the group has committed."""
+    real = Ingest.assigned
+
+    def assigned(self, partitions):
+        begun = real(self, partitions)
+        if self._source_end is None:
+            return begun
+        ends = self._source_end._log.end_offsets(self._topic)
+        for partition in partitions:
+            self._next[partition] = self._committed[partition] = ends[partition]
+            self._publisher.begin(partition, ends[partition])
+        self._producer.flush()
+        return {partition: self._next[partition] for partition in partitions}
+
+    return Ingest, "assigned", assigned
+
+
+def _go_on_where_committed() -> _Change:
+    """Read the exchange from the group's offset, whatever the checkpoint says."""
+    real = ShardOpener.first_offsets
+
+    def first_offsets(self, shards):
+        ends = self._log.end_offsets(self._exchange.name)
+        return {number: ends[number] for number in real(self, shards)}
+
+    return ShardOpener, "first_offsets", first_offsets
+
+
+def _keep_lost_shards() -> _Change:
+    """Keep a shard that went to another worker, and go on with it when it comes back."""
+    real = Shards.revoked
+
+    def revoked(self, partitions, *, lost):
+        kept = {number: self.held[number] for number in partitions} if lost else {}
+        closed = [number for number in partitions if number not in kept]
+        real(self, closed, lost=lost)
+
+    return Shards, "revoked", revoked
+
+
+def _silent_progress() -> _Change:
+    """Send no progress for what needs none: a lost last record stays unnoticed."""
+
+    def progress(self, partition, to_offset, **_):
+        pass
+
+    return Publisher, "progress", progress
+
+
+def _never_stale() -> _Change:
+    """Take every answer for a fresh one."""
+
+    def is_stale(self, shard, next_offset, view):
+        return False
+
+    return Guard, "is_stale", is_stale
+
+
+def _end_as_of_its_record() -> _Change:
+    """Take a source to be at its end when its record comes, not when it was asked."""
+    real = Freshness.at_end
+
+    def at_end(self, shard, lane, after_offset):
+        real(self, shard, lane, 1 << 60)
+
+    return Freshness, "at_end", at_end
+
+
+def _silent_lanes() -> _Change:
+    """Take a lane that nothing was heard of for one that has nothing to say."""
+    real = Freshness.age_us
+
+    def age_us(self, shard, next_offset, lanes, now_us):
+        found = self._shards.get(shard)
+        heard = () if found is None else found.lanes
+        return real(self, shard, next_offset, [lane for lane in lanes if lane in heard], now_us)
+
+    return Freshness, "age_us", age_us
+
+
+def _horizon_from_memory() -> _Change:
+    """Leave the horizon out of what a shard goes on from."""
+    real = Shard._resume
+
+    def resume(self):
+        real(self)
+        self.horizon_us = -(1 << 62)
+
+    return Shard, "_resume", resume
+
+
+MUTANTS: dict[str, Callable[[], _Change]] = {
+    one.__name__.strip("_"): one
+    for one in (
+        _apply_what_is_old,
+        _apply_overlaps_whole,
+        _ignore_holes,
+        _rows_before_their_mark,
+        _mark_of_now,
+        _commit_before_told,
+        _commit_unacknowledged,
+        _forget_what_is_applied,
+        _forget_what_is_not_stored,
+        _new_views_without_their_past,
+        _new_views_past_their_seam,
+        _ingest_from_the_end,
+        _go_on_where_committed,
+        _keep_lost_shards,
+        _silent_progress,
+        _horizon_from_memory,
+        _never_stale,
+        _end_as_of_its_record,
+        _silent_lanes,
+    )
+}
+
+
+@contextmanager
+def mutated(name: str) -> Iterator[None]:
+    """Run with a mutant in place of the real thing."""
+    where, attribute, change = MUTANTS[name]()
+    with patch.object(where, attribute, change):
+        yield

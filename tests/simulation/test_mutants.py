@@ -1,0 +1,46 @@
+"""The simulation finds faults: each rule that is broken on purpose is noticed."""
+
+from __future__ import annotations
+
+import pytest
+from simulation.mutants import MUTANTS, mutated
+from simulation.runs import first_failure
+from simulation.simulation import run_seed
+
+LIMIT = 500
+
+# After how many seeds each was found when this was last written down; at most LIMIT is asserted.
+FOUND_AFTER = {
+    "apply_what_is_old": 1,
+    "apply_overlaps_whole": 2,
+    "ignore_holes": 1,
+    "rows_before_their_mark": 16,
+    "mark_of_now": 4,
+    "commit_before_told": 1,
+    "commit_unacknowledged": 1,
+    "forget_what_is_applied": 3,
+    "forget_what_is_not_stored": 3,
+    "new_views_without_their_past": 38,
+    "new_views_past_their_seam": 6,
+    "ingest_from_the_end": 1,
+    "go_on_where_committed": 2,
+    "keep_lost_shards": 1,
+    "silent_progress": 1,
+    "horizon_from_memory": 1,
+    "never_stale": 1,
+    "end_as_of_its_record": 8,
+    "silent_lanes": 19,
+}
+
+
+def test_every_mutant_is_written_down():
+    assert FOUND_AFTER.keys() == MUTANTS.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_broken_rule_is_noticed_and_the_whole_one_holds(name):
+    with mutated(name):
+        found = first_failure(range(LIMIT))
+    assert found is not None, f"{name}: not noticed within {LIMIT} seeds"
+    run_seed(found.seed)

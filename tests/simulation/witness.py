@@ -1,0 +1,118 @@
+"""The witness: a model of the rules beside one process, and what must hold after its steps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from headwater.flow.exchange import lane_of, split
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from simulation.broker import Broker
+
+    from headwater.flow.starts import Start
+    from headwater.flow.worker import Worker
+    from headwater.plan.plan import Plan
+    from headwater_connectors.log.log import Records
+
+__all__ = ["Witness"]
+
+
+class Witness:
+    """Knows how far each lane must be (the chain rule), and how many holes must be counted.
+
+    `kept` returns the exchange offset that the newest durable checkpoint of a shard goes on from.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        broker: Broker,
+        starts: Mapping[str, Start],
+        shards: int,
+        kept: Callable[[int], int],
+    ) -> None:
+        self.worker: Worker | None = None
+        self.holes: Counter[int] = Counter()
+        self._plan = plan
+        self._broker = broker
+        self._starts = starts
+        self._shards = shards
+        self._kept = kept
+        self._chain: dict[int, dict[str, int]] = {}
+        self._horizons: dict[int, int] = {}
+        self._topics = {start.topic_id: topic for topic, start in starts.items()}
+
+    def opened(self, numbers: list[int]) -> None:
+        """Begin with shards: what they go on from is what their mark says."""
+        assert self.worker is not None
+        for number in numbers:
+            shard = self.worker.shards[number]
+            self._chain[number] = dict(shard.applied)
+            self._horizons[number] = shard.horizon_us
+            mark = shard.store.mark() if shard.has_store else None
+            if mark is not None:
+                got = (shard.next_offset, shard.applied, shard.horizon_us)
+                assert got == (mark.next_offset, mark.applied, mark.horizon_us), (number, got, mark)
+            assert not shard.unbuilt, f"shard {number}: views without their past: {shard.unbuilt}"
+
+    def closed(self, numbers: list[int]) -> None:
+        """Forget shards that were given up."""
+        assert self.worker is not None
+        for number in [] if self.worker.memory.released else numbers:
+            assert number not in self.worker.shards, f"shard {number} was given up and is held"
+            self._chain.pop(number, None)
+            self._horizons.pop(number, None)
+
+    def seen(self, records: Records) -> None:
+        """Follow the chain rule over the records a shard is given."""
+        lanes = self._chain[records.partition]
+        known = {binding.id for binding in self._plan.bindings}
+        for value in records.values:
+            assert value is not None
+            header, _ = split(value)
+            if header.binding not in known:
+                continue
+            start = self._starts[self._topics[header.topic_id]]
+            first = start.position(header.partition) - 1
+            done = max(lanes.get(header.lane, first), first)
+            self.holes[records.partition] += header.from_offset > done
+            if header.to_offset > done:
+                lanes[header.lane] = header.to_offset
+
+    def committing(self, topic: str, offsets: Mapping[int, int]) -> None:
+        """Every shard has an acknowledged record to below what ingest commits, in every lane."""
+        topic_id = self._broker.log.topic(topic).id
+        for binding in self._plan.bindings_of(topic):
+            for partition, offset in offsets.items():
+                lane = lane_of(topic_id, binding.id, partition)
+                for shard in range(self._shards):
+                    told = self._broker.told.get((shard, lane), -1)
+                    assert told >= offset - 1, (
+                        f"committed {offset} of {lane} before shard {shard} was told: {told}"
+                    )
+
+    def deleting(self, before: Mapping[int, int]) -> None:
+        """What the exchange forgets is in a durable checkpoint."""
+        for shard, offset in before.items():
+            kept = self._kept(shard)
+            assert offset <= kept, f"shard {shard} forgets below {offset}, is kept to {kept}"
+
+    def counted_holes(self, shard: int) -> int:
+        """Return what the worker's metric says."""
+        assert self.worker is not None
+        return int(self.worker.metrics.holes.labels(str(shard))._value.get())
+
+    def check(self) -> None:
+        """The shards are where the chain rule says, every hole is counted, no horizon goes back."""
+        assert self.worker is not None
+        for number, shard in self.worker.shards.items():
+            assert shard.applied == self._chain[number], (
+                f"shard {number} has applied {shard.applied}, the chain says {self._chain[number]}"
+            )
+            counted, wanted = self.counted_holes(number), self.holes[number]
+            assert counted == wanted, f"shard {number}: {counted} holes counted, not {wanted}"
+            assert shard.horizon_us >= self._horizons[number], f"shard {number}: horizon went back"
+            self._horizons[number] = shard.horizon_us
