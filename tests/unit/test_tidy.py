@@ -188,3 +188,13 @@ def test_every_part_of_the_engine_has_its_place_in_the_import_contract() -> None
     parts = {path.stem for path in engine.glob("*.py")} - {"__init__", "__main__"}
     parts |= {path.parent.name for path in engine.glob("*/__init__.py")}
     assert {f"headwater.{part}" for part in parts} - layers == set()
+
+
+def test_every_test_that_a_guarantee_names_exists() -> None:
+    page = (ROOT / "docs/guarantees.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page)
+    assert len(named) > 20
+    for file, test in named:
+        path = ROOT / file
+        assert path.is_file(), file
+        assert not test or f"def {test}(" in path.read_text(), f"{file}::{test}"
