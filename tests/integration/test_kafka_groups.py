@@ -5,12 +5,18 @@ from typing import TYPE_CHECKING
 
 import kafka_broker
 import pytest
-from log_harness import PATIENCE_S
+from log_harness import PATIENCE_S, fill
 
 from headwater.errors import ConfigError, NotFoundError
 from headwater_connectors.log.kafka import KafkaLog
 from headwater_connectors.log.kafka_errors import KafkaUnreachableError
-from headwater_connectors.log.kafka_groups import committed, describe_group, members, topics_of
+from headwater_connectors.log.kafka_groups import (
+    committed,
+    describe_group,
+    members,
+    owners_of,
+    topics_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,11 +87,17 @@ def test_members_are_named_with_the_partitions_they_own(log: KafkaLog, config, r
         owned = [p for member in found for p in member.partitions["groups.t"]]
         assert sorted(owned) == [0, 1, 2]
         assert len({member.member_id for member in found}) == 2
+        if "group_protocol" not in config:
+            owners = owners_of(log, group, "groups.t")
+            by_member = {m.client_id: m.partitions["groups.t"] for m in found}
+            assert owners == {p: name for name, parts in by_member.items() for p in parts}
+            assert owners_of(log, group, "groups.other") == {}
 
 
 def test_a_group_nobody_joined_is_empty(log: KafkaLog) -> None:
     found = describe_group(log, "nobody")
     assert (found.state, found.members) == ("empty", ())
+    assert owners_of(log, "nobody", "groups.t") is None
     log.create_topic("groups.t", partitions=1, append_time=False)
     assert committed(log, "nobody", "groups.t") == {}
     assert topics_of(log, "nobody") == ()
@@ -110,6 +122,11 @@ def test_an_unreachable_broker_is_named() -> None:
         pytest.raises(KafkaUnreachableError, match=r'look up group "g".*127\.0\.0\.1:1'),
     ):
         members(log, "g")
+    with (
+        closing(KafkaLog("127.0.0.1:1", timeout_s=0.3)) as log,
+        pytest.raises(KafkaUnreachableError, match=r'look up group "g".*127\.0\.0\.1:1'),
+    ):
+        owners_of(log, "g", "t")
 
 
 def test_who_has_no_right_on_a_group_is_told(broker: Broker) -> None:
@@ -127,3 +144,49 @@ def test_who_has_no_right_on_a_group_is_told(broker: Broker) -> None:
         pytest.raises(ConfigError, match="grant this user the right on the group"),
     ):
         members(log, "g")
+
+
+def test_a_member_that_was_fenced_joins_anew_and_one_of_two_with_an_id_gives_up(
+    log: KafkaLog,
+) -> None:
+    log.create_topic("groups.t", partitions=2, append_time=False)
+    fill(log, "groups.t", 0, 3)
+    told: list[tuple[list[int], bool]] = []
+    consumer = log.consumer("fenced", config={"group.instance.id": "a", "client.id": "a:1"})
+    consumer.subscribe(
+        "groups.t",
+        lambda given: dict.fromkeys(given, 0),
+        lambda taken, *, lost: told.append((taken, lost)),
+    )
+
+    def read_all() -> None:
+        for _ in range(int(PATIENCE_S / 0.1)):
+            if any(len(run) == 3 for run in consumer.poll(10, 0.1)):
+                return
+        pytest.fail("the member has not come back")
+
+    def fence() -> None:
+        """Let another one with its id in, which dies and leaves nothing behind."""
+        joined: list[int] = []
+
+        def assigned(given: list[int]) -> dict[int, int]:
+            joined.extend(given)
+            return dict.fromkeys(given, 0)
+
+        with closing(log.consumer("fenced", config={"group.instance.id": "a"})) as other:
+            other.subscribe("groups.t", assigned, lambda _, *, lost: None)
+            for _ in range(int(PATIENCE_S / 0.1)):
+                other.poll(10, 0.1)
+                if joined:
+                    return
+        pytest.fail("the other has not joined")
+
+    with closing(consumer):
+        read_all()
+        for _ in range(2):
+            fence()
+            read_all()
+        assert [(sorted(taken), lost) for taken, lost in told if taken] == [([0, 1], True)] * 2
+        fence()
+        with pytest.raises(ConfigError, match="give every worker an id of its own"):
+            read_all()

@@ -13,7 +13,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions
 from log_harness import NOW_US, PATIENCE_S, Clock, drain, fill, numbers, reader
 
-from headwater.errors import ConfigError
+from headwater.errors import ConfigError, StateError
 from headwater_connectors.log import DeliveryError, OffsetLostError
 from headwater_connectors.log.kafka import KafkaLog
 from headwater_connectors.log.kafka_columnar import SWITCH
@@ -114,6 +114,21 @@ def test_lag_tools_see_what_is_committed_and_may_reset_it(
     (done,) = admin.alter_consumer_group_offsets([reset]).values()
     done.result()
     assert log.consumer("g").committed("t") == {1: 3}
+
+
+def test_committed_offsets_are_not_asked_of_the_admin_client(log: KafkaLog, monkeypatch) -> None:
+    # librdkafka's own falls over a coordinator that moves, and takes the process with it.
+    def crash(*arguments: object) -> None:
+        raise AssertionError
+
+    log.create_topic("t", partitions=2, append_time=False)
+    consumer = log.consumer("g")
+    consumer.commit("t", {1: 7})
+    monkeypatch.setattr(AdminClient, "list_consumer_group_offsets", crash)
+    assert consumer.committed("t") == log.consumer("g").committed("t") == {1: 7}
+    consumer.close()
+    with pytest.raises(StateError):
+        consumer.committed("t")
 
 
 class Member:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from headwater_connectors.log.kafka_columnar_library import Library
     from headwater_connectors.log.log import Headers
 
-__all__ = ["SWITCH", "ColumnarFetch", "Harvest", "HeadersColumn", "open_fetch"]
+__all__ = ["SWITCH", "ColumnarFetch", "Harvest", "HeadersColumn", "open_fetch", "prepare"]
 
 _LOGGER = logging.getLogger("headwater.kafka")
 
@@ -228,6 +228,15 @@ class ColumnarFetch:
         bounds, buffer = _layout(lengths)
         self._kernels.copy_payloads(messages, field, bounds, buffer)
         return BytesColumn(buffer.tobytes(), bounds, nulls if nulls.any() else None)
+
+
+def prepare() -> None:
+    """Find the library and compile the kernels, once, before a client is made.
+
+    A client that was left alone for a second takes another until its first record.
+    """
+    if os.environ.get(SWITCH) != "plain":
+        _library()
 
 
 def open_fetch(client: Consumer) -> ColumnarFetch | None:

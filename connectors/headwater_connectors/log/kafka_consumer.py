@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from typing import TYPE_CHECKING, Protocol
@@ -11,9 +12,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from headwater.errors import ConfigError, StateError
 from headwater_connectors.log.checks import check_commit, check_offset, check_records_max
 from headwater_connectors.log.consumer import shares
-from headwater_connectors.log.kafka_columnar import open_fetch
+from headwater_connectors.log.kafka_columnar import open_fetch, prepare
 from headwater_connectors.log.kafka_config import CONSUMER, build
 from headwater_connectors.log.kafka_errors import is_retriable
+from headwater_connectors.log.kafka_fence import Fence
 from headwater_connectors.log.kafka_fetched import Fetched
 from headwater_connectors.log.kafka_position_check import PositionCheck, check_positions
 from headwater_connectors.log.log import TopicGoneError
@@ -23,16 +25,21 @@ if TYPE_CHECKING:
 
     from confluent_kafka import Message
 
+    from headwater.errors import HeadwaterError
     from headwater_connectors.log.kafka_cluster import KafkaCluster
     from headwater_connectors.log.kafka_columnar import ColumnarFetch
     from headwater_connectors.log.log import Records, Topic
 
 __all__ = ["KafkaConsumer"]
 
+_LOGGER = logging.getLogger("headwater.kafka")
+
 _Key = tuple[str, int]  # topic name, partition
 
 # How long a poll holds the lock, and so how late it sees that it was closed.
 _SLICE_S = 0.1
+# How long one request for committed offsets waits.
+_ASK_S = 0.5
 # Between two looks at the log's starts, ends and topic ids.
 _CHECK_S = 1.0
 # A partition that has records and delivers none for so long is waited for no more.
@@ -42,6 +49,8 @@ _FETCH_RECORDS = 2_000
 _EVENTS_MAX = 100
 _HELD_RECORDS_MAX = 20_000
 _HELD_BYTES_MAX = 32 << 20
+# The same while a partition is silent: its first record may come behind many of the others'.
+_WAITING_RECORDS_MAX = 4 * _HELD_RECORDS_MAX
 
 _NOT_A_FAILURE = frozenset(
     (
@@ -91,17 +100,23 @@ class KafkaConsumer:
         self._subscribed: str | None = None
         self._revoked: OnRevoked | None = None
         self._handed_over: set[int] = set()
+        self._fence = Fence()
         self._closed = self._released = False
         settings = {**cluster.config, **config}
         if group is not None and settings.get("group.protocol", "classic") == "classic":
             settings.setdefault("partition.assignment.strategy", "cooperative-sticky")
+        self._settings = settings
+        self._open()
+
+    def _open(self) -> None:
+        prepare()
         self._client: Consumer = build(
             Consumer,
-            cluster.servers,
+            self._cluster.servers,
             CONSUMER,
-            settings,
-            error_cb=cluster.faults.report,
-            **{"group.id": group or "headwater-without-group"},
+            self._settings,
+            error_cb=self._cluster.faults.report,
+            **{"group.id": self._group or "headwater-without-group"},
         )
         # None where records are fetched one by one.
         self._columnar = open_fetch(self._client)
@@ -160,7 +175,11 @@ class KafkaConsumer:
             def lost(_: Consumer, taken: list[TopicPartition]) -> None:
                 self._on_revoked(topic, taken, on_revoked, lost=True)
 
-            self._client.subscribe([topic], on_assign=assigned, on_revoke=revoked, on_lost=lost)
+            def join() -> None:
+                self._client.subscribe([topic], on_assign=assigned, on_revoke=revoked, on_lost=lost)
+
+            self._join = join
+            join()
 
     def poll(self, records_max: int, timeout_s: float) -> list[Records]:
         """Return what is there, waiting at most `timeout_s` for the first record."""
@@ -169,6 +188,8 @@ class KafkaConsumer:
         while True:
             with self._lock:
                 self._check_open()
+                if self._fence.is_up:
+                    self._rejoin()
                 self._verify()
                 self._fetch(max(0.0, min(_SLICE_S, deadline - time.monotonic())))
                 if not self._is_waiting() and (taken := self._take(records_max)):
@@ -191,17 +212,38 @@ class KafkaConsumer:
             try:
                 stored = self._client.commit(offsets=wanted, asynchronous=False)
             except KafkaException as error:
-                raise self._cluster.failure(error, doing) from None
+                raise self._not_committed(error.args[0], doing) from None
             for each in stored:
                 if each.error is not None:
-                    raise self._cluster.failure(each.error, doing)
+                    raise self._not_committed(each.error, doing)
+
+    def _not_committed(self, error: KafkaError, doing: str) -> HeadwaterError:
+        if self._fence.notes(error):
+            # Whether that is for good the next poll finds out.
+            error = KafkaError(KafkaError.UNKNOWN_MEMBER_ID)
+        return self._cluster.failure(error, doing)
 
     def committed(self, topic: str) -> dict[int, int]:
         """Return the group's next offsets; those for an earlier topic of the name don't count."""
-        group, found = self._checked_group(), self._current(topic)
-        stored = self._cluster.committed(group, found)
+        with self._lock:
+            group, found = self._checked_group(), self._current(topic)
+            wanted = [TopicPartition(topic, partition) for partition in range(found.partitions)]
+
+            def ask() -> list[TopicPartition]:
+                # Not the AdminClient: librdkafka's ends the process when the group's coordinator
+                # has just moved (its issue 5040), as it has when the group is new.
+                stored = self._client.committed(wanted, timeout=_ASK_S)
+                for each in stored:
+                    if each.error is not None:
+                        raise KafkaException(each.error)
+                return stored
+
+            stored = self._cluster._until(  # noqa: SLF001 - one client in two modules
+                f'read the offsets of group "{group}"', ask
+            )
         # Other tools, such as those that reset a group, leave no id.
-        return {p: offset for p, (offset, id_) in stored.items() if id_ in {"", found.id}}
+        ours = {None, "", found.id}
+        return {p.partition: p.offset for p in stored if p.offset >= 0 and p.metadata in ours}
 
     def close(self) -> None:
         """Release the consumer, leave the group, and wake a poll in another thread."""
@@ -209,17 +251,20 @@ class KafkaConsumer:
         with self._lock:
             if self._released:
                 return
-            self._fetched = Fetched()
             try:
-                self._hand_over()
+                self._hand_over(lost=False)
             finally:
                 self._positions = {}
-                if self._columnar is not None:
-                    self._columnar.close()
-                self._client.close()
+                self._release()
                 self._released = True
 
-    def _hand_over(self) -> None:
+    def _release(self) -> None:
+        self._fetched = Fetched()
+        if self._columnar is not None:
+            self._columnar.close()
+        self._client.close()
+
+    def _hand_over(self, *, lost: bool) -> None:
         """Revoke what we have while the client is whole.
 
         Left to its own closing, librdkafka revokes when its connections may be gone already, and
@@ -228,7 +273,7 @@ class KafkaConsumer:
         owned = sorted(partition for _, partition in self._positions)
         if self._revoked is not None and owned:
             self._handed_over.update(owned)
-            self._revoked(owned, lost=False)
+            self._revoked(owned, lost=lost)
 
     # Fetching
 
@@ -269,10 +314,7 @@ class KafkaConsumer:
 
     def _fetch_columns(self, columnar: ColumnarFetch, wait_s: float) -> None:
         # What concerns the group comes here. It wakes no wait for records: those are short.
-        if self._positions:
-            strays = self._client.consume(_EVENTS_MAX, 0)
-        else:
-            strays = self._client.consume(1, wait_s)
+        strays = self._client.consume(*((_EVENTS_MAX, 0) if self._positions else (1, wait_s)))
         # Records that come this way set out before their partition was directed.
         if self._keep_messages(strays) or self._is_torn:
             self._seek()
@@ -292,7 +334,8 @@ class KafkaConsumer:
 
     def _has_room(self) -> bool:
         held = self._fetched
-        return held.records < _HELD_RECORDS_MAX and held.bytes < _HELD_BYTES_MAX
+        records_max = _WAITING_RECORDS_MAX if self._is_waiting() else _HELD_RECORDS_MAX
+        return held.records < records_max and held.bytes < _HELD_BYTES_MAX
 
     def _direct(self, *, anew: bool = False) -> None:
         if self._columnar is not None:
@@ -311,6 +354,8 @@ class KafkaConsumer:
             code = error.code()
             if code == KafkaError._PARTITION_EOF:  # noqa: SLF001 - public there
                 continue
+            if self._fence.notes(error):
+                continue
             if code in _NOT_A_FAILURE:
                 self._must_seek = True
                 self._check_at = 0.0
@@ -327,6 +372,9 @@ class KafkaConsumer:
 
         Served without them, the others would be ahead of their share.
         """
+        held = self._fetched
+        if held.records >= _WAITING_RECORDS_MAX or held.bytes >= _HELD_BYTES_MAX:
+            self._silent.clear()
         return bool(self._silent) and time.monotonic() < self._silent_until
 
     def _take(self, records_max: int) -> list[Records]:
@@ -403,6 +451,20 @@ class KafkaConsumer:
                 on_revoked(told, lost=lost)
         finally:
             self._client.incremental_unassign(taken)
+
+    def _rejoin(self) -> None:
+        """Join the group anew after it has fenced us, having lost everything."""
+        if not self._fence.take_down():
+            fenced = KafkaError(KafkaError.FENCED_INSTANCE_ID)
+            raise self._cluster.failure(fenced, f'be a member of group "{self._group}"')
+        _LOGGER.warning('group "%s" has fenced us: we join it anew', self._group)
+        self._hand_over(lost=True)
+        self._release()
+        self._positions, self._silent, self._handed_over = {}, set(), set()
+        self._check = None
+        self._must_seek = self._must_check = self._is_torn = False
+        self._open()
+        self._join()
 
     def _check_not_subscribed(self) -> None:
         if self._subscribed is not None:

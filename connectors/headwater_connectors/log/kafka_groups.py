@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from headwater_connectors.log.kafka import KafkaLog
 
@@ -17,6 +18,7 @@ __all__ = [
     "committed",
     "describe_group",
     "members",
+    "owners_of",
     "topics_of",
 ]
 
@@ -71,6 +73,42 @@ def describe_group(log: KafkaLog, group: str) -> Group:
 def members(log: KafkaLog, group: str) -> tuple[GroupMember, ...]:
     """Return the members of a group, none if nobody has joined it."""
     return describe_group(log, group).members
+
+
+def owners_of(log: KafkaLog, group: str, topic: str) -> dict[int, str] | None:
+    """Return the client id of the member that owns each partition of a topic.
+
+    None while the group is handing them out, or nobody is in it. Meant to be asked again and
+    again, by a process that must go on whatever becomes of the broker.
+    """
+    if log.cluster.config.get("group.protocol") == "consumer":
+        found = describe_group(log, group)
+        named = [(each.client_id, each.partitions.get(topic, ())) for each in found.members]
+        return _owners(named) if found.state == "stable" else None
+    listed = log.cluster.list_group(group)
+    if listed is None or listed.state != "Stable":
+        return None
+    return _owners([(each.client_id, _assigned(each.assignment, topic)) for each in listed.members])
+
+
+def _owners(named: Iterable[tuple[str, Iterable[int]]]) -> dict[int, str]:
+    return {partition: name for name, partitions in named for partition in partitions}
+
+
+def _assigned(assignment: bytes, topic: str) -> list[int]:
+    """Return the partitions of a topic in a member's assignment, as Kafka's clients encode it."""
+    found: list[int] = []
+    if not assignment:
+        return found
+    (topics,), at = struct.unpack_from(">i", assignment, 2), 6
+    for _ in range(topics):
+        (length,), at = struct.unpack_from(">h", assignment, at), at + 2
+        name, at = assignment[at : at + length].decode(), at + length
+        (count,), at = struct.unpack_from(">i", assignment, at), at + 4
+        if name == topic:
+            found += struct.unpack_from(f">{count}i", assignment, at)
+        at += 4 * count
+    return found
 
 
 def committed(log: KafkaLog, group: str, topic: str) -> dict[int, int]:
