@@ -276,7 +276,7 @@ class KafkaCluster:
         error of librdkafka's (its issue 4605) in all that its AdminClient asks of coordinators.
         """
         # The method of the class below: that of AdminClient warns that it is old.
-        ask = super(AdminClient, self._admin).list_groups  # type: ignore[misc]
+        ask = super(AdminClient, self._admin).list_groups
         found = self._until(f'look up group "{group}"', lambda: ask(group, timeout=_ASK_S))
         return next((each for each in found if each.id == group), None)
 
