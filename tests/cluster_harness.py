@@ -1,0 +1,456 @@
+"""A namespace on a real broker: events that go in, workers that are hurt, and what they must say.
+
+`Cluster` keeps account of every record, so that the oracle knows what a worker must answer;
+`Watch` reads all the while, and holds each answer to what the guard of reads promises.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from bisect import bisect_right
+from collections import Counter
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from cluster_features import (
+    LAST_US,
+    LIFETIME_COUNT,
+    SECOND_US,
+    SERVICE,
+    USERS,
+    Features,
+    Generator,
+    Sent,
+    bits,
+    counts_for,
+    moment,
+)
+from cluster_process import PATIENCE_S, WorkerProcess, run_headwater, wait_until
+from confluent_kafka.admin import AdminClient, NewPartitions
+
+import headwater as hw
+from headwater.flow.answer import UnavailableError
+from headwater_connectors.archive.archive import Archive
+from headwater_connectors.archive.blobs import FolderBlobs
+from headwater_connectors.log.kafka import KafkaLog
+from headwater_connectors.log.kafka_groups import owners_of
+from headwater_connectors.log.log import LogUnreachableError
+from headwater_serving.codes import DeadlineError, UnreachableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from kafka_broker import Broker
+
+    from headwater_connectors.log.kafka_producer import KafkaProducer
+
+__all__ = ["MAX_STALENESS_S", "SHARDS", "Cluster", "Watch", "cluster"]
+
+PARTITIONS = 4
+SHARDS = 4
+MAX_STALENESS_S = 4.0
+SESSION_TIMEOUT_MS = 6_000  # the least that a broker takes
+_BURST_ROWS = 30
+_BURST_EVERY_S = 0.1
+_READ_TIMEOUT_S = 10.0
+# Answers in which nothing is wrong: there is none, or it says that it may be old.
+_PASSING = (DeadlineError, UnavailableError, UnreachableError)
+
+
+@dataclass
+class _Account:
+    """Records of one topic in the order of sending, and how many counted for each user by when."""
+
+    sent: list[Sent] = field(default_factory=list)
+    ends: Counter[int] = field(default_factory=Counter)
+    counts: list[Counter[str]] = field(default_factory=lambda: [Counter()])
+    begun_at: list[float] = field(default_factory=list)
+    acked_at: list[float] = field(default_factory=list)
+
+    def add(self, records: Sequence[tuple[int, bytes | None, dict[str, Any] | None]]) -> None:
+        """Note a burst that is about to be sent."""
+        counts = Counter(self.counts[-1])
+        for partition, value, row in records:
+            self.sent.append(Sent(partition, self.ends[partition], value, row))
+            self.ends[partition] += 1
+            user = counts_for(row)
+            if user is not None:
+                counts[user] += 1
+        self.counts.append(counts)
+        self.begun_at.append(time.monotonic())
+
+    def least(self, at: float) -> Counter[str]:
+        """Return what counted in bursts that were acknowledged by then."""
+        return self.counts[bisect_right(self.acked_at, at)]
+
+    def most(self, at: float) -> Counter[str]:
+        """Return what counted in bursts that were begun by then."""
+        return self.counts[bisect_right(self.begun_at, at)]
+
+
+class Cluster:
+    """A namespace of its own: a topic with events, workers, and the oracle of their answers."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        folder: Path,
+        *,
+        seed: int = 1,
+        read_back_s: float = 60.0,
+        memory_budget_bytes: int = 64 << 20,
+    ) -> None:
+        name = uuid.uuid4().hex[:8]
+        self.namespace, self.topic = f"ns-{name}", f"payments-{name}"
+        self.folder = folder
+        self.log = KafkaLog(broker.bootstrap_servers)
+        self.log.create_topic(self.topic, partitions=PARTITIONS, append_time=False)
+        self.partitions = PARTITIONS
+        self.workers: list[WorkerProcess] = []
+        self.read_back_s = read_back_s
+        self.features = Features(self.topic)
+        self.generator = Generator(seed)
+        # What counts beside the records of this topic: those of an earlier one of its name.
+        self.earlier: list[Sent] = []
+        self.account = _Account()
+        self._lock = threading.Lock()
+        self._producer: KafkaProducer = self.log.producer()
+        self._ingest_group = self.log.consumer(f"{self.namespace}.ingest")
+        self._write_files(broker.bootstrap_servers, memory_budget_bytes)
+
+    def _write_files(self, bootstrap_servers: str, memory_budget_bytes: int) -> None:
+        definitions = (
+            f'from cluster_features import service_of\n\nservice = service_of("{self.topic}")\n'
+        )
+        (self.folder / "definitions.py").write_text(definitions, encoding="utf-8")
+        settings = f"""
+            namespace = "{self.namespace}"
+            [kafka]
+            bootstrap_servers = "{bootstrap_servers}"
+            [worker]
+            state = "state"
+            archive = "archive"
+            shards = {SHARDS}
+            read_back_s = {self.read_back_s}
+            session_timeout_ms = {SESSION_TIMEOUT_MS}
+            max_staleness_ms = {int(MAX_STALENESS_S * 1_000)}
+            memory_budget_bytes = {memory_budget_bytes}
+        """
+        (self.folder / "headwater.toml").write_text(settings, encoding="utf-8")
+
+    # Events
+
+    def push(self, count: int) -> None:
+        """Append rows, and return when they are acknowledged."""
+        rows = self.generator.rows(count)
+        self.push_values([(json.dumps(row).encode(), row) for row in rows])
+
+    def push_values(self, values: Sequence[tuple[bytes | None, dict[str, Any] | None]]) -> None:
+        """Append records, with the row that each holds; None for what can't be one."""
+        with self._lock:
+            at = len(self.account.sent)
+            records = [(n % self.partitions, *value) for n, value in enumerate(values, at)]
+            self.account.add(records)
+            for partition, value, _ in records:
+                self._producer.send(self.topic, partition, value)
+            self._producer.flush()
+            self.account.acked_at.append(time.monotonic())
+
+    @contextmanager
+    def feed(self) -> Iterator[None]:
+        """Append bursts all the while; what was acknowledged is all there is in the end."""
+        done = threading.Event()
+        failed: list[BaseException] = []
+
+        def go_on() -> None:
+            try:
+                while not done.wait(_BURST_EVERY_S):
+                    self.push(_BURST_ROWS)
+            except BaseException as error:  # noqa: BLE001 - raised below, by the test
+                failed.append(error)
+
+        thread = threading.Thread(target=go_on, name="feed", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join(PATIENCE_S)
+        assert not failed, failed
+        assert not thread.is_alive(), "the feed hangs"
+
+    def grow(self, partitions: int) -> None:
+        """Let the topic gain partitions; rows go to all of them from now on."""
+        admin = AdminClient({"bootstrap.servers": self.log.cluster.servers})
+        admin.create_partitions([NewPartitions(self.topic, partitions)])[self.topic].result()
+        wait_until(lambda: self.log.topic(self.topic).partitions == partitions, "partitions")
+        with self._lock:
+            self.partitions = partitions
+
+    def make_again(self) -> None:
+        """Delete the topic and make it again; its events were read and stay."""
+        with self._lock:
+            self.log.delete_topic(self.topic)
+            self.log.create_topic(self.topic, partitions=self.partitions, append_time=False)
+            self.earlier += self.account.sent
+            self.account = _Account()
+
+    # Workers
+
+    def worker(self, name: str, *, processes: int = 1, **environment: str) -> WorkerProcess:
+        """Return a worker that isn't started yet."""
+        made = WorkerProcess(name, self.folder, processes=processes, environment=environment)
+        self.workers.append(made)
+        return made
+
+    def started(self, *names: str) -> list[WorkerProcess]:
+        """Start workers and return them when they are ready."""
+        made = [self.worker(name) for name in names]
+        for one in made:
+            one.start()
+        for one in made:
+            one.wait_ready()
+        return made
+
+    def headwater(self, *arguments: str) -> Any:
+        """Run another command, with the same configuration."""
+        return run_headwater([*arguments, "--config", "headwater.toml"], self.folder)
+
+    def owned(self, group: str) -> dict[int, str]:
+        """Return the address of the worker that has each partition of a group, {} if none has."""
+        topic = self.topic if group == "ingest" else f"{self.namespace}.exchange"
+        with suppress(LogUnreachableError):
+            return owners_of(self.log, f"{self.namespace}.{group}", topic) or {}
+        return {}
+
+    def wait_shared(self, targets: Sequence[str]) -> None:
+        """Return when every one of these, and no other, has shards and source partitions."""
+
+        def is_shared() -> bool:
+            for group, count in (("shards", SHARDS), ("ingest", self.partitions)):
+                owned = self.owned(group)
+                if len(owned) != count or {*owned.values()} != {*targets}:
+                    return False
+            return True
+
+        wait_until(is_shared, lambda: f"{targets} share {self.owned('shards')}")
+
+    def read(self) -> int:
+        """Return how many records of the topic were read and are safe in the exchange."""
+        return sum(self._ingest_group.committed(self.topic).values())
+
+    def wait_progress(self, records: int = 1) -> None:
+        """Return when so many more records have been read than were sent by now."""
+        wanted = len(self.account.sent) + records
+
+        def is_read() -> bool:
+            with suppress(LogUnreachableError):
+                return self.read() >= wanted
+            return False
+
+        wait_until(is_read, lambda: f"{wanted} are read")
+
+    # What must hold
+
+    def assert_right(self, *workers: WorkerProcess, statuses: frozenset[str] | None = None) -> None:
+        """Every feature of every entity, from every worker, is the oracle's to the last bit.
+
+        An answer that was asked for later than max_staleness after the last event, and that does
+        not say that it may be old, has no excuse.
+        """
+        assert self.log.end_offsets(self.topic) == [
+            self.account.ends[p] for p in range(self.partitions)
+        ], "the log doesn't hold what was sent"
+        newest_us = self.generator.newest_us
+        events = [*self.earlier, *self.account.sent]
+        # Not further back than reads may go.
+        back_us = int(min(self.read_back_s / 2, 1_800) * SECOND_US)
+        times = (newest_us - back_us, newest_us, newest_us + 1, newest_us + 400 * SECOND_US)
+        wanted = {t: self.features.at(events, t) for t in times}
+        for worker in workers:
+            for target in worker.targets:
+                for t, rows in wanted.items():
+                    self._assert_answer(worker, target, t, rows, statuses)
+
+    def _assert_answer(
+        self,
+        worker: WorkerProcess,
+        target: str,
+        t: int,
+        wanted: list[list[object]],
+        statuses: frozenset[str] | None,
+    ) -> None:
+        last_at = self.account.acked_at[-1] if self.account.acked_at else 0.0
+        deadline = time.monotonic() + PATIENCE_S
+        said = "nothing"
+        with hw.connect(target, timeout_s=_READ_TIMEOUT_S) as store:
+            while time.monotonic() < deadline:
+                worker.check()
+                asked_at = time.monotonic()
+                try:
+                    answer = store.answer(SERVICE, at=moment(t), **self._inputs())
+                except _PASSING as error:
+                    said = str(error)
+                    time.sleep(0.2)
+                    continue
+                found = {status for codes in answer.statuses.values() for status in codes}
+                if asked_at <= last_at + MAX_STALENESS_S or "STALE" in found:
+                    said = f"{found}, {asked_at - last_at:.1f} s after the last event"
+                    time.sleep(0.2)
+                    continue
+                assert found <= (statuses or {"PRESENT", "NULL", "NOT_FOUND"}), found
+                wrong = self._differences(answer.to_polars().rows(), wanted)
+                if wrong:
+                    self._explain(store, worker, t, wanted, wrong)
+                return
+        raise AssertionError(f"{target} is never fresh: {said}\n{worker.said()[-3000:]}")
+
+    def _inputs(self) -> dict[str, object]:
+        return {name: self.features.inputs[name] for name in self.features.inputs.columns}
+
+    def _differences(
+        self, got: Sequence[Sequence[object]], wanted: Sequence[Sequence[object]]
+    ) -> list[str]:
+        keys = self.features.inputs.rows()
+        assert len(got) == len(wanted) == len(keys)
+        return [
+            f"{name} of {key[:2]}: {x!r}, not {y!r}"
+            for key, a, b in zip(keys, got, wanted, strict=True)
+            for name, x, y in zip(self.features.names, a, b, strict=True)
+            if bits(x) != bits(y)
+        ]
+
+    def _explain(
+        self,
+        store: Any,
+        worker: WorkerProcess,
+        t: int,
+        wanted: list[list[object]],
+        wrong: list[str],
+    ) -> None:
+        """Fail; say whether it was old and not marked, or is wrong for good."""
+        time.sleep(2 * MAX_STALENESS_S)
+        later = store.answer(SERVICE, at=moment(t), **self._inputs())
+        still = self._differences(later.to_polars().rows(), wanted)
+        lines = "\n".join(wrong[:12])
+        raise AssertionError(
+            f"{worker.id} at t = {t}: {len(wrong)} values are wrong, {len(still)} of them a while"
+            f" later:\n{lines}\n{worker.said()[-3000:]}"
+        )
+
+    def assert_archived(self) -> None:
+        """The archive holds each row once, in the order of the offsets, as it was sent.
+
+        Call it when the workers have stopped: they have written everything then.
+        """
+        archive = Archive(FolderBlobs(self.folder / "archive"), stamp="")
+        topic = self.log.topic(self.topic)
+        found: dict[int, list[tuple[int, bytes]]] = {p: [] for p in range(self.partitions)}
+        for partition, frame in archive.scan(self.topic, topic.id, columns=["at"], raw=True):
+            found[partition] += frame.select("__offset", "__raw").rows()
+        for partition, got in found.items():
+            mine = [one for one in self.account.sent if one.partition == partition]
+            assert got == [(one.offset, one.value) for one in mine if one.row is not None]
+            last = archive.position(self.topic, topic.id, partition)
+            assert last == (mine[-1].offset if mine else last)
+
+    def close(self) -> None:
+        """End everything, whether or not the broker is there."""
+        for worker in self.workers:
+            worker.kill()
+        self.log.close()
+
+
+@contextmanager
+def cluster(broker: Broker, folder: Path, **settings: Any) -> Iterator[Cluster]:
+    """Return a cluster; in the end nothing of it runs, whatever has happened."""
+    with closing(Cluster(broker, folder, **settings)) as made:
+        yield made
+
+
+class Watch:
+    """Reads of one worker all the while: none is ever wrong, and none is old without saying so.
+
+    Every answer is held to what had been acknowledged `max_staleness` before it was asked for, and
+    to what had been sent when it came.
+    """
+
+    def __init__(
+        self, cluster: Cluster, target: str, *, threads: int = 1, timeout_s: float = _READ_TIMEOUT_S
+    ) -> None:
+        self._cluster = cluster
+        self._target = target
+        self._timeout_s = timeout_s
+        self._done = threading.Event()
+        self._lock = threading.Lock()
+        self.answers: Counter[str] = Counter()  # by kind: fresh, STALE, or an error's name
+        self.fresh_at = 0.0  # when the last fresh answer had been asked for
+        self._wrong: list[str] = []
+        self._threads = [
+            threading.Thread(target=self._read_on, name="watch", daemon=True)
+            for _ in range(threads)
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join(PATIENCE_S)
+        assert not self._wrong, (self._target, self._wrong[:5], self.answers)
+
+    def wait_for(self, kind: str, more: int = 1) -> None:
+        """Return when there are more answers of a kind than now."""
+        wanted = self.answers[kind] + more
+        wait_until(lambda: self.answers[kind] >= wanted, lambda: f"{kind} among {self.answers}")
+
+    def _read_on(self) -> None:
+        with hw.connect(self._target, timeout_s=self._timeout_s) as store:
+            while not self._done.is_set() and not self._wrong:
+                try:
+                    self._read(store)
+                except Exception as error:  # noqa: BLE001 - raised at the end, by the test
+                    with self._lock:
+                        self._wrong.append(f"{type(error).__name__}: {error}")
+                self._done.wait(0.05)
+
+    def _read(self, store: Any) -> None:
+        asked_at = time.monotonic()
+        try:
+            answer = store.answer([LIFETIME_COUNT], user=USERS, at=moment(LAST_US))
+        except _PASSING as error:
+            self._note(type(error).__name__)
+            return
+        came_at = time.monotonic()
+        (statuses,) = answer.statuses.values()
+        counts = answer.to_polars().to_series().to_list()
+        account = self._cluster.account
+        least, most = account.least(asked_at - MAX_STALENESS_S), account.most(came_at)
+        for user, count, status in zip(USERS, counts, statuses, strict=True):
+            is_right = least[user] <= (count or 0) <= most[user]
+            if status == "STALE":
+                # Old, or nobody could be asked; but never more than there is.
+                is_right = (count or 0) <= most[user]
+            if not is_right or status not in {"PRESENT", "NOT_FOUND", "STALE"}:
+                self._wrong.append(
+                    f"{user}: {count} {status}, not {least[user]} to {most[user]}; asked at"
+                    f" {asked_at:.1f}, answered at {came_at:.1f}"
+                )
+        if "STALE" in statuses:
+            self._note("STALE")
+        else:
+            with self._lock:
+                self.fresh_at = max(self.fresh_at, asked_at)
+            self._note("fresh")
+
+    def _note(self, kind: str) -> None:
+        with self._lock:
+            self.answers[kind] += 1
