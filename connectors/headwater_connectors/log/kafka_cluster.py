@@ -275,9 +275,9 @@ class KafkaCluster:
         It never ends the process, as describe_group may when a broker goes while it is asked: an
         error of librdkafka's (its issue 4605) in all that its AdminClient asks of coordinators.
         """
-        # The method of the class below: that of AdminClient warns that it is old.
-        ask = super(AdminClient, self._admin).list_groups
-        found = self._until(f'look up group "{group}"', lambda: ask(group, timeout=_ASK_S))
+        found = self._until(
+            f'look up group "{group}"', lambda: self._admin.list_groups(group, timeout=_ASK_S)
+        )
         return next((each for each in found if each.id == group), None)
 
     # Waiting

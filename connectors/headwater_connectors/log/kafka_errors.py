@@ -61,6 +61,7 @@ _RETRIABLE = _UNREACHABLE | {
     KafkaError.OFFSET_NOT_AVAILABLE,
     KafkaError.REQUEST_TIMED_OUT,
     KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.UNSTABLE_OFFSET_COMMIT,
     KafkaError._WAIT_COORD,  # noqa: SLF001
 }
 
@@ -89,6 +90,15 @@ _MEANINGS: tuple[tuple[frozenset[int], tuple[type[HeadwaterError], str, str]], .
             NotAMemberError,
             "has given the partitions to another member",
             "what is in doubt is read again by whoever has it now",
+        ),
+    ),
+    # No answer in the end: who asked waits, as for a broker that is gone.
+    (
+        _RETRIABLE,
+        (
+            KafkaUnreachableError,
+            "is not ready",
+            "wait until its partitions and groups have a leader; if they get none, see its log",
         ),
     ),
     (

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from headwater.cli.overview import Overview, TaskRow, WorkerRow
     from headwater.flow.status import WorkerStatus
 
-__all__ = ["show", "status"]
+__all__ = ["ask_worker", "show", "status"]
 
 # As wide as it must be where there is no terminal, so that nothing is cut off in a file.
 _FILE_COLUMNS = 200
@@ -53,7 +53,7 @@ def status(
     from headwater_connectors.log.kafka import KafkaLog
 
     with closing(KafkaLog(settings.kafka.bootstrap_servers, config=settings.kafka.config)) as log:
-        found = overview_of(log, settings.namespace, _ask)
+        found = overview_of(log, settings.namespace, ask_worker)
     if json:
         write_json(msgspec.to_builtins(found))
         return 0
@@ -64,7 +64,8 @@ def status(
     return 0
 
 
-def _ask(target: str) -> WorkerStatus:
+def ask_worker(target: str) -> WorkerStatus:
+    """Return what the worker at `host:port` says of itself."""
     from headwater_serving.peer_client import PeerClient
 
     with closing(PeerClient(target)) as peer:

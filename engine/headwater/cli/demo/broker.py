@@ -13,12 +13,12 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+from headwater.cli.demo.processes import start_tied
 from headwater.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,13 +39,6 @@ BROKER_USER = ("stranger", "stranger-secret")
 START_S = 60.0
 STOP_S = 20.0
 HEAP_MB = 512
-
-# Exits with the process that started it, however that one ends; survives the exec of Java.
-_TIED = (
-    "import ctypes, os, signal, sys\n"
-    "if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"
-    "os.execv(sys.argv[1], sys.argv[1:])\n"
-)
 
 
 class NoBrokerError(ConfigError):
@@ -229,13 +222,7 @@ class _Process:
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
         ]
         command = [*options, "-cp", self._class_path, "kafka.Kafka", str(self._properties)]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, "-c", _TIED, str(self._java), *command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        self._process = start_tied([str(self._java), *command], self._log)
         _wait_for(self.bootstrap_servers, self._check_alive)
 
     def restart(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter, validators
 
@@ -14,6 +14,7 @@ __all__ = ["demo"]
 
 def demo(
     *,
+    log: Literal["embedded", "kafka"] = "embedded",
     rows: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
     port: int = 0,
     json: bool = False,
@@ -23,12 +24,18 @@ def demo(
     Needs the extra: pip install '.[demo]' in the checkout. Everything lies in a temporary folder
     that is removed at the end. Fails if one value served differs from the one trained on.
 
+    On Kafka two workers share the work, and one of them is killed in the middle. The broker is the
+    one that HEADWATER_KAFKA__BOOTSTRAP_SERVERS names, else one in Docker, else one from Python
+    packages alone.
+
     Parameters
     ----------
+    log
+        Where events go: a log in this process, or a real Apache Kafka broker.
     rows
         Only the first flights of the year.
     port
-        The gRPC port on loopback; 0 takes a free one.
+        The gRPC port on loopback, on Kafka the first of two; 0 takes free ones.
     json
         Print the closing figures as one JSON document, as the last line.
     """
@@ -41,7 +48,7 @@ def demo(
     from headwater.cli.demo.run import run_demo
 
     with progress_bars() as progress:
-        figures = run_demo(rows=rows, port=port, progress=progress)
+        figures = run_demo(log=log, rows=rows, port=port, progress=progress)
     if json:
         write_json(closing_figures(figures))
     else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from headwater.cli.demo.place import Outage
     from headwater.cli.demo.run import Figures
 
 __all__ = ["VALUES_MIN", "closing_figures", "closing_table", "complaint"]
@@ -14,9 +15,9 @@ __all__ = ["VALUES_MIN", "closing_figures", "closing_table", "complaint"]
 VALUES_MIN = 1_000_000
 
 
-def closing_figures(found: Figures) -> dict[str, float]:
+def closing_figures(found: Figures) -> dict[str, float | str]:
     """Return the figures that `--json` prints."""
-    return {
+    figures: dict[str, float | str] = {
         "events_per_s": round(found.events_per_s, 1),
         "vectors_per_s": round(found.vectors_per_s, 1),
         "values_compared": found.values_compared,
@@ -24,6 +25,15 @@ def closing_figures(found: Figures) -> dict[str, float]:
         "auc": round(found.auc, 4),
         "seconds": round(found.seconds, 1),
     }
+    if found.outage is not None:
+        figures |= {
+            "killed": found.outage.worker,
+            "killed_after_events": found.outage.after_events,
+            "taken_over_s": round(found.outage.taken_over_s, 1),
+            "back_s": round(found.outage.back_s, 1),
+            "stale_vectors": found.stale,
+        }
+    return figures
 
 
 def closing_table(found: Figures) -> Table:
@@ -32,18 +42,30 @@ def closing_table(found: Figures) -> Table:
     table.add_column("")
     table.add_column("", justify="right")
     table.add_column("")
-    rows = (
-        ("events/s", f"{found.events_per_s:,.0f}", f"{found.events:,} through every view"),
+    through = "through every view" if found.outage is None else "through every view, with an outage"
+    rows = [
+        ("events/s", f"{found.events_per_s:,.0f}", f"{found.events:,} {through}"),
         ("vectors/s", f"{found.vectors_per_s:,.0f}", f"{found.vectors:,} over gRPC, settled"),
         ("fetched in between", f"{found.in_between:,}", "recomputed at their own offsets"),
         ("values compared", f"{found.values_compared:,}", "online with offline, bit for bit"),
         ("differences", f"{found.differences:,}", found.first_difference or "none"),
         ("model AUC", f"{found.auc:.3f}", f"{found.predictions:,} equal predictions"),
         ("seconds", f"{found.seconds:.1f}", "from nothing to here"),
-    )
+    ]
+    if found.outage is not None:
+        rows += _outage_rows(found.outage, found.stale)
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _outage_rows(outage: Outage, stale: int) -> list[tuple[str, str, str]]:
+    return [
+        ("killed (kill -9)", outage.worker, f"with {outage.after_events:,} events read"),
+        ("taken over", f"{outage.taken_over_s:.1f} s", "until its tasks ran elsewhere, caught up"),
+        ("back", f"{outage.back_s:.1f} s", "from its new start until it had its share"),
+        ("stale vectors", f"{stale:,}", "said so themselves; left out or fetched again"),
+    ]
 
 
 def complaint(found: Figures, *, everything: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Self
@@ -12,21 +13,35 @@ import numpy as np
 import polars as pl
 
 from headwater.cli.demo.compare import compare
-from headwater.flow.exchange import lane_of
+from headwater.cli.demo.features import delay_model
+from headwater.errors import HeadwaterError
+from headwater.flow.answer import Status
 from headwater.offline.recompute import ExchangeOrder, Served, offsets_matrix, recompute
 from headwater.offline.sources import LogEvents
+from headwater_serving.codes import DeadlineError, UnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
 
     from headwater.cli.demo.compare import Compared
     from headwater.cli.demo.flights import Arrivals, Year
-    from headwater.local_store import LocalStore
-    from headwater_serving.client import Client
+    from headwater.cli.demo.place import Outage, Place
+    from headwater_serving.vectors import Vectors
 
-__all__ = ["INPUTS", "SERVICE", "Fetched", "Fetcher", "compare_in_between", "stream"]
+__all__ = [
+    "INPUTS",
+    "SERVICE",
+    "Fetched",
+    "Fetcher",
+    "Streamed",
+    "compare_in_between",
+    "stale_rows",
+    "stream",
+]
 
-SERVICE = "delay_model"
+SERVICE = delay_model.name
 INPUTS = ("tailnum", "origin", "dest", "distance", "hour")
 
 _ROWS_A_FETCH = 24
@@ -34,12 +49,12 @@ _FETCHES_MAX = 2_000
 _PAUSE_S = 0.01
 _PAST_US = 7 * 86_400_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_POLL_S = 0.02
+_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """One answer: the inputs asked for, the time, the shards' exchange offsets, and the values."""
+    """The fresh rows of one answer: the inputs asked for, the time, exchange offsets, values."""
 
     inputs: pl.DataFrame
     t_us: int
@@ -47,14 +62,34 @@ class Fetched:
     values: pl.DataFrame
 
 
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """How the stream went: seconds until all was applied, and what was fetched in between.
+
+    `stale` counts the vectors that said they may be old; they are no part of `fetched`.
+    """
+
+    seconds: float
+    fetched: list[Fetched]
+    stale: int
+    outage: Outage | None
+
+
+def stale_rows(vectors: Vectors) -> NDArray[np.bool_]:
+    """Return which of n vectors say of any of their values that it may be old."""
+    found: NDArray[np.bool_] = (vectors.status_codes() == Status.STALE).any(axis=0)
+    return found
+
+
 class Fetcher:
     """Fetches vectors of random flights at random times, until it is stopped."""
 
     def __init__(
-        self, client: Client, flights: pl.DataFrame, now_us: Callable[[], int], seed: int
+        self, place: Place, flights: pl.DataFrame, now_us: Callable[[], int], seed: int
     ) -> None:
         self.fetched: list[Fetched] = []
-        self._client = client
+        self.stale = 0
+        self._place = place
         self._inputs = flights.select(INPUTS)
         self._oldest_us = int(flights["ts"].min())  # type: ignore[arg-type]
         self._now_us = now_us
@@ -92,63 +127,75 @@ class Fetcher:
         rows = self._rng.integers(0, self._inputs.height, _ROWS_A_FETCH)
         inputs = self._inputs[rows]
         at = _EPOCH + timedelta(microseconds=t_us)
-        vectors = self._client.online(SERVICE, inputs, at=at)
-        self.fetched.append(
-            Fetched(inputs, t_us, dict(vectors.exchange_offsets), vectors.to_polars())
-        )
+        vectors = self._answer(inputs, at)
+        stale = stale_rows(vectors)
+        self.stale += int(stale.sum())
+        offsets, values = dict(vectors.exchange_offsets), vectors.to_polars()
+        self.fetched.append(Fetched(inputs.filter(~stale), t_us, offsets, values.filter(~stale)))
+
+    def _answer(self, inputs: pl.DataFrame, at: datetime) -> Vectors:
+        """Ask one after the other, in any order, until somebody answers."""
+        clients = self._place.clients
+        order: list[int] = self._rng.permutation(len(clients)).tolist()
+        for i in order[:-1]:
+            with suppress(UnreachableError, DeadlineError):
+                return clients[i].online(SERVICE, inputs, at=at)
+        return clients[order[-1]].online(SERVICE, inputs, at=at)
 
 
 def stream(
-    store: LocalStore,
-    client: Client,
+    place: Place,
     year: Year,
     arrivals: Arrivals,
     *,
     seed: int,
     progress: Callable[[int], None],
-) -> tuple[float, list[Fetched]]:
-    """Push every event while vectors are fetched; return the seconds to settled and the answers."""
-    pushed = 0
+) -> Streamed:
+    """Push every event while vectors are fetched; something may go wrong on the way."""
+    at = events = 0
+    outage = None
+    last = len(arrivals.chunks) - 1
     began = time.perf_counter()
-    with Fetcher(client, year.flights, lambda: int(arrivals.newest_us[pushed]), seed) as fetcher:
-        for pushed, chunk in enumerate(arrivals.chunks):  # noqa: B007 - the fetcher looks at it
+    with (
+        Fetcher(place, year.flights, lambda: int(arrivals.newest_us[at]), seed) as fetcher,
+        _watch(place, progress),
+    ):
+        for at, chunk in enumerate(arrivals.chunks):
             for topic, values in chunk.items():
-                store.push_bytes(topic, values)
-        applied = threading.Event()
-        watch = threading.Thread(target=_watch, args=(store, applied, progress), daemon=True)
-        watch.start()
-        try:
-            store.settle()
-            seconds = time.perf_counter() - began
-        finally:
-            applied.set()
-            watch.join()
-    return seconds, fetcher.fetched
+                place.push(topic, values)
+                events += len(values)
+            if at == last // 2:
+                place.interrupt(events)
+            if at == last * 3 // 4:
+                outage = place.restore()
+        place.settle()
+    return Streamed(time.perf_counter() - began, fetcher.fetched, fetcher.stale, outage)
 
 
-def _watch(store: LocalStore, applied: threading.Event, progress: Callable[[int], None]) -> None:
-    """Tell the progress bar how many source events every shard has applied."""
-    while not applied.wait(_POLL_S):
-        progress(_applied_events(store))
+@contextmanager
+def _watch(place: Place, progress: Callable[[int], None]) -> Iterator[None]:
+    """Tell the progress bar all the while how many events the workers have taken in."""
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(_POLL_S):
+            # Whoever can't tell now may in a moment, and nothing depends on it.
+            with suppress(HeadwaterError):
+                progress(place.taken_in())
+
+    thread = threading.Thread(target=look, name="demo-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
-def _applied_events(store: LocalStore) -> int:
-    """Return how many source events every shard and view has taken in."""
-    shards = store.worker.shards.values()
-    total = 0
-    for name in store.plan.streams:
-        topic = store.log.topic(name)
-        for partition in range(topic.partitions):
-            lanes = [lane_of(topic.id, one.id, partition) for one in store.plan.bindings_of(name)]
-            done = [shard.applied.get(lane, -1) for shard in shards for lane in lanes]
-            total += min(done) + 1
-    return total
-
-
-def compare_in_between(store: LocalStore, fetched: list[Fetched], count: Compared) -> None:
+def compare_in_between(place: Place, streamed: Streamed, count: Compared) -> None:
     """Recompute each fetched vector from the log at its answer's own offsets, and compare."""
-    worker = store.worker
-    order = ExchangeOrder.read(store.log, worker.exchange)
+    order = ExchangeOrder.read(place.log, place.exchange)
+    fetched = streamed.fetched
     heights = [one.inputs.height for one in fetched]
     answers = [(one.exchange_offsets, rows) for one, rows in zip(fetched, heights, strict=True)]
     served = Served(
@@ -157,11 +204,11 @@ def compare_in_between(store: LocalStore, fetched: list[Fetched], count: Compare
         offsets_matrix(answers, order.shards),
     )
     again = recompute(
-        store.plan,
+        place.plan,
         SERVICE,
         served,
-        source=LogEvents(store.log, worker.starts),
+        source=LogEvents(place.log, place.starts),
         order=order,
-        topic_ids={name: store.log.topic(name).id for name in store.plan.streams},
+        topic_ids={name: place.log.topic(name).id for name in place.plan.streams},
     )
     compare(pl.concat([one.values for one in fetched]), again, count)

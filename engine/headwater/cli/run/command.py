@@ -97,7 +97,7 @@ def run_worker(
             worker = (make_worker or _cluster_worker())(plan, log, config, slot)
             lifecycle = Lifecycle(worker, limits, clock=time.monotonic)
             monitoring = Monitoring(
-                registry_of(worker),
+                registry_of(worker, lifecycle, max_staleness_s=settings.max_staleness_ms / 1_000),
                 lifecycle,
                 host=settings.metrics_host,
                 port=settings.metrics_port_of(slot),

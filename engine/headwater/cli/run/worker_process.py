@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from prometheus_client import CollectorRegistry, Info, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, Gauge, Info, PlatformCollector, ProcessCollector
 from prometheus_client.registry import Collector
 
 import headwater
@@ -111,14 +111,30 @@ class _OfWorker(Collector):
         return () if metrics is None else metrics.registry.collect()
 
 
-def registry_of(worker: Worker) -> CollectorRegistry:
-    """Return a worker's metrics together with the process's own and the build's."""
+def registry_of(
+    worker: Worker, lifecycle: Lifecycle, *, max_staleness_s: float
+) -> CollectorRegistry:
+    """Return a worker's metrics together with its health, the process's own and the build's.
+
+    `max_staleness_s` is what freshness is to be compared with.
+    """
     registry = CollectorRegistry()
     registry.register(_OfWorker(worker))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     build = Info("headwater_build", "The version that runs", registry=registry)
     build.info({"version": headwater.__version__})
+    Gauge(
+        "headwater_heartbeat_age_seconds", "Since the slowest loop last went round",
+        registry=registry,
+    ).set_function(lifecycle.heartbeat_age_s)  # fmt: skip
+    Gauge(
+        "headwater_ready", "1 while it has its tasks and its shards are fresh", registry=registry
+    ).set_function(lifecycle.is_ready)
+    Gauge(
+        "headwater_max_staleness_seconds", "How old an answer may be before it says so",
+        registry=registry,
+    ).set(max_staleness_s)  # fmt: skip
     return registry
 
 
