@@ -168,8 +168,14 @@ def test_killed_in_mid_stream_every_value_is_the_oracles(tmp_path: Path, context
         archive = store.worker.archive
         assert archive is not None
         topic_id = store.log.topic("numbers").id
-        positions = [archive.position("numbers", topic_id, p) or 0 for p in range(PARTITIONS)]
-        assert all(position > ends[0] // 2 for position in positions)
+        # The archive has a thread of its own, and writes what it has every ten seconds.
+        deadline = time.monotonic() + 120
+        while True:
+            positions = [archive.position("numbers", topic_id, p) or 0 for p in range(PARTITIONS)]
+            if all(position > ends[0] // 2 for position in positions):
+                break
+            assert time.monotonic() < deadline, positions
+            time.sleep(0.2)
 
         events = [event(n) for n in range(count)]
         newest = max(one.row["at"] for one in events)
