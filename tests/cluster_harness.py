@@ -42,14 +42,14 @@ from headwater_connectors.log.log import LogUnreachableError
 from headwater_serving.codes import DeadlineError, UnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from kafka_broker import Broker
 
     from headwater_connectors.log.kafka_producer import KafkaProducer
 
-__all__ = ["MAX_STALENESS_S", "SHARDS", "Cluster", "Watch", "cluster"]
+__all__ = ["MAX_STALENESS_S", "PARTITIONS", "SHARDS", "Cluster", "Watch", "cluster"]
 
 PARTITIONS = 4
 SHARDS = 4
@@ -118,6 +118,8 @@ class Cluster:
         # What counts beside the records of this topic: those of an earlier one of its name.
         self.earlier: list[Sent] = []
         self.account = _Account()
+        self.lost: set[tuple[int, int]] = set()  # partition and offset of what nobody has read
+        self._failed: list[BaseException] = []
         self._lock = threading.Lock()
         self._producer: KafkaProducer = self.log.producer()
         self._ingest_group = self.log.consumer(f"{self.namespace}.ingest")
@@ -165,13 +167,13 @@ class Cluster:
     def feed(self) -> Iterator[None]:
         """Append bursts all the while; what was acknowledged is all there is in the end."""
         done = threading.Event()
-        failed: list[BaseException] = []
+        failed = self._failed
 
         def go_on() -> None:
             try:
                 while not done.wait(_BURST_EVERY_S):
                     self.push(_BURST_ROWS)
-            except BaseException as error:  # noqa: BLE001 - raised below, by the test
+            except BaseException as error:  # noqa: BLE001 - raised by the test, in a wait or below
                 failed.append(error)
 
         thread = threading.Thread(target=go_on, name="feed", daemon=True)
@@ -191,6 +193,7 @@ class Cluster:
         wait_until(lambda: self.log.topic(self.topic).partitions == partitions, "partitions")
         with self._lock:
             self.partitions = partitions
+            self._begin_anew()
 
     def make_again(self) -> None:
         """Delete the topic and make it again; its events were read and stay."""
@@ -199,6 +202,23 @@ class Cluster:
             self.log.create_topic(self.topic, partitions=self.partitions, append_time=False)
             self.earlier += self.account.sent
             self.account = _Account()
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Write with a producer that knows the topic as it is now."""
+        self._producer.close()
+        self._producer = self.log.producer()
+
+    def lose(self, before: Mapping[int, int]) -> None:
+        """Let the topic lose records below these offsets, which none of its readers has read."""
+        read = self._ingest_group.committed(self.topic)
+        with self._lock:
+            self.log.delete_records(self.topic, before)
+            self.lost |= {
+                (partition, offset)
+                for partition, end in before.items()
+                for offset in range(read[partition], end)
+            }
 
     # Workers
 
@@ -249,6 +269,7 @@ class Cluster:
         wanted = len(self.account.sent) + records
 
         def is_read() -> bool:
+            assert not self._failed, self._failed
             with suppress(LogUnreachableError):
                 return self.read() >= wanted
             return False
@@ -267,7 +288,7 @@ class Cluster:
             self.account.ends[p] for p in range(self.partitions)
         ], "the log doesn't hold what was sent"
         newest_us = self.generator.newest_us
-        events = [*self.earlier, *self.account.sent]
+        events = [*self.earlier, *self._known()]
         # Not further back than reads may go.
         back_us = int(min(self.read_back_s / 2, 1_800) * SECOND_US)
         times = (newest_us - back_us, newest_us, newest_us + 1, newest_us + 400 * SECOND_US)
@@ -276,6 +297,10 @@ class Cluster:
             for target in worker.targets:
                 for t, rows in wanted.items():
                     self._assert_answer(worker, target, t, rows, statuses)
+
+    def _known(self) -> list[Sent]:
+        """Return the records of the topic that a worker can have read."""
+        return [one for one in self.account.sent if (one.partition, one.offset) not in self.lost]
 
     def _assert_answer(
         self,
@@ -303,7 +328,7 @@ class Cluster:
                     said = f"{found}, {asked_at - last_at:.1f} s after the last event"
                     time.sleep(0.2)
                     continue
-                assert found <= (statuses or {"PRESENT", "NULL", "NOT_FOUND"}), found
+                assert found <= (statuses or {"PRESENT", "NULL", "NOT_FOUND"}), (t, found)
                 wrong = self._differences(answer.to_polars().rows(), wanted)
                 if wrong:
                     self._explain(store, worker, t, wanted, wrong)
@@ -354,7 +379,7 @@ class Cluster:
         for partition, frame in archive.scan(self.topic, topic.id, columns=["at"], raw=True):
             found[partition] += frame.select("__offset", "__raw").rows()
         for partition, got in found.items():
-            mine = [one for one in self.account.sent if one.partition == partition]
+            mine = [one for one in self._known() if one.partition == partition]
             assert got == [(one.offset, one.value) for one in mine if one.row is not None]
             last = archive.position(self.topic, topic.id, partition)
             assert last == (mine[-1].offset if mine else last)
@@ -420,7 +445,7 @@ class Watch:
                 except Exception as error:  # noqa: BLE001 - raised at the end, by the test
                     with self._lock:
                         self._wrong.append(f"{type(error).__name__}: {error}")
-                self._done.wait(0.05)
+                self._done.wait(0.1)
 
     def _read(self, store: Any) -> None:
         asked_at = time.monotonic()

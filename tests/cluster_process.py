@@ -134,6 +134,11 @@ class WorkerProcess:
                 stderr=log,
             )
 
+    def move(self) -> None:
+        """Let it answer elsewhere from its next start on."""
+        assert not self.is_running
+        self._port = free_ports(2 * self.processes)
+
     def said(self) -> str:
         """Return what it has written, of all its lives."""
         return self._log.read_text(encoding="utf-8", errors="replace") if self._log.exists() else ""

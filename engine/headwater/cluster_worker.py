@@ -21,6 +21,7 @@ from headwater.flow.membership import Shared
 from headwater.flow.plans_topic import PlansTopic
 from headwater.flow.settings import WorkerSettings
 from headwater.flow.starts import resolve_start
+from headwater.flow.stream_reset import with_cure
 from headwater.flow.warm_up import warm_up
 from headwater.flow.worker import Worker
 from headwater.logs import get_logger
@@ -221,7 +222,7 @@ class ClusterWorker:
 
     def _fail(self, error: BaseException) -> None:
         if self._error is None:
-            self._error = error
+            self._error = with_cure(error, self._plan.streams)
         self._stop.set()
         self._server.set_serving(serving=False)
 

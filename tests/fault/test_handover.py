@@ -30,6 +30,12 @@ def test_workers_hand_their_tasks_over_as_others_join_and_leave(namespace) -> No
             assert first.stop() == 0
             cluster.wait_shared([second.target, third.target])
             cluster.wait_progress(100)
+            # One that comes back at another address is looked for there.
+            second.kill()
+            second.move()
+            second.start()
+            second.wait_ready()
+            cluster.wait_shared([second.target, third.target])
         cluster.assert_right(second, third)
         assert [second.stop(), third.stop()] == [0, 0]
         cluster.assert_archived()

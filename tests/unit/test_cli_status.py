@@ -10,6 +10,7 @@ from rich.console import Console
 from headwater.cli.overview import Overview, overview_of
 from headwater.cli.status import show
 from headwater.errors import HeadwaterError, NotFoundError
+from headwater.flow.membership import member_name
 from headwater.flow.status import TaskStatus, WorkerStatus
 from headwater_connectors.log.log import Topic
 
@@ -20,7 +21,7 @@ def member(name: str, target: str, topic: str, *partitions: int) -> SimpleNamesp
     return SimpleNamespace(
         member_id=f"{name}-{topic}",
         client_id=target,
-        group_instance_id=f"{name}.{topic}",
+        group_instance_id=member_name(name, target, topic),
         host="/127.0.0.1",
         assignment=SimpleNamespace(topic_partitions=owned),
     )

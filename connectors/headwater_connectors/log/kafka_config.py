@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from confluent_kafka import KafkaException
@@ -13,7 +14,7 @@ from headwater.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["ADMIN", "CONSUMER", "PRODUCER", "build", "check_config"]
+__all__ = ["ADMIN", "CONSUMER", "PRODUCER", "News", "build", "check_config"]
 
 _T = TypeVar("_T")
 Config = dict[str, Any]
@@ -37,6 +38,9 @@ _OWNED = {
     "request.required.acks": "records count as sent when every in-sync replica has them",
     "transactional.id": "the log has no transactions",
 }
+_DIGITS = re.compile(r"\d+")
+_QUIET_S = 10.0
+_WORDS_MAX = 1_000
 _SECRET = re.compile(r"password|secret|\.pem$|token|jaas|oauthbearer\.config|passphrase|\.key$")
 
 ADMIN: Mapping[str, Any] = {"reconnect.backoff.max.ms": 1_000}
@@ -103,11 +107,32 @@ def _redacted(text: str, config: Mapping[str, str]) -> str:
 
 
 def _logger() -> logging.Logger:
-    """Return the logger of all clients; settings of the other kind of client are no news."""
+    """Return the logger of all clients."""
     if not _LOGGER.filters:
-        _LOGGER.addFilter(_is_news)
+        _LOGGER.addFilter(News().is_in)
     return _LOGGER
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    return "CONFWARN" not in record.getMessage()
+class News:
+    """What is worth a line of what librdkafka says; `clock` is in seconds.
+
+    Settings of the other kind of client are not, nor is what was said a moment ago in the same
+    words: without a broker every client says twenty times a second that it is refused.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._said_at: dict[str, float] = {}
+
+    def is_in(self, record: logging.LogRecord) -> bool:
+        """Tell whether a record is news; one client's number and another's are the same words."""
+        text = record.getMessage()
+        if "CONFWARN" in text:
+            return False
+        words, now = _DIGITS.sub("", text), self._clock()
+        if now - self._said_at.get(words, -_QUIET_S) < _QUIET_S:
+            return False
+        if len(self._said_at) >= _WORDS_MAX:
+            self._said_at.clear()
+        self._said_at[words] = now
+        return True

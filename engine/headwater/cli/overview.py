@@ -10,6 +10,7 @@ import msgspec
 
 from headwater.errors import HeadwaterError, NotFoundError, did_you_mean
 from headwater.flow.exchange import EXCHANGE_TOPIC
+from headwater.flow.membership import worker_of
 from headwater_connectors.log.kafka_groups import committed, describe_group, topics_of
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _owners(groups: Mapping[TaskKind, Group]) -> dict[_Key, _Owner]:
     return {
         # A worker is a member of a group once for every topic, and says so in its name.
         (kind, topic, partition): _Owner(
-            member.instance_id.removesuffix(f".{topic}") or member.client_id, member.client_id
+            worker_of(member.instance_id, topic) or member.client_id, member.client_id
         )
         for kind, group in groups.items()
         for member in group.members

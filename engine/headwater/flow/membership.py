@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
+from zlib import crc32
 
 from headwater.flow.patience import patiently
 
@@ -13,7 +14,21 @@ if TYPE_CHECKING:
     from headwater_connectors.log.kafka import KafkaLog
     from headwater_connectors.log.log import Consumer, Log, Topic
 
-__all__ = ["Alone", "Assignee", "Membership", "Shared"]
+__all__ = ["Alone", "Assignee", "Membership", "Shared", "member_name", "worker_of"]
+
+
+def member_name(worker: str, target: str, topic: str) -> str:
+    """Return the name of a worker in the group of a topic.
+
+    Its address is part of it: Kafka keeps what it knows of a static member that comes back, so one
+    that came back elsewhere would be looked for where it was.
+    """
+    return f"{worker}.{crc32(target.encode()):08x}.{topic}"
+
+
+def worker_of(name: str, topic: str) -> str:
+    """Return the worker of a name that `member_name` made."""
+    return name.removesuffix(f".{topic}").rpartition(".")[0]
 
 
 class Assignee(Protocol):
@@ -87,7 +102,7 @@ class Shared:
         """Return a static member of the group; each topic has a member of its own."""
         config = {
             "client.id": self._target,
-            "group.instance.id": f"{self._worker_id}.{topic.name}",
+            "group.instance.id": member_name(self._worker_id, self._target, topic.name),
             # How soon partitions that a topic gains are noticed.
             "topic.metadata.refresh.interval.ms": "10000",
         }

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from headwater.errors import HeadwaterError
+from headwater.errors import HeadwaterError, StateError
 from headwater.flow.starts import Start
+from headwater_connectors.log.log import OffsetLostError, TopicGoneError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from headwater.flow.plans_topic import PlansTopic
     from headwater_connectors.log.log import Log
 
-__all__ = ["StreamReset", "plan_reset"]
+__all__ = ["StreamReset", "plan_reset", "with_cure"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,28 @@ class StreamReset:
                 " with headwater stream reset"
             )
             raise HeadwaterError(msg)
+
+
+def with_cure(error: BaseException, streams: Container[str]) -> BaseException:
+    """Return an error of the log; where a reset of a stream heals it, one that says so."""
+    if isinstance(error, TopicGoneError) and error.topic in streams:
+        what = (
+            "was deleted; make it again"
+            if error.new_topic_id is None
+            else f"was deleted and made again (id {error.topic_id} is now {error.new_topic_id}):"
+            " its offsets start anew"
+        )
+        told = f'topic "{error.topic}" {what}; to go on with the new one'
+    elif (
+        isinstance(error, OffsetLostError) and error.topic in streams and error.offset < error.start
+    ):
+        told = (
+            f"{error.topic}[{error.partition}]: offsets {error.offset} to {error.start - 1} were"
+            " deleted (by the topic's retention?) before they were read; to go on without them"
+        )
+    else:
+        return error
+    return StateError(f"{told} run headwater stream reset {error.topic}")
 
 
 def plan_reset(
