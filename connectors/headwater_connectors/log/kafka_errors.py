@@ -62,6 +62,7 @@ _RETRIABLE = _UNREACHABLE | {
     KafkaError.REQUEST_TIMED_OUT,
     KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError.UNSTABLE_OFFSET_COMMIT,
+    KafkaError._NOENT,  # noqa: SLF001 - no partition has a leader
     KafkaError._WAIT_COORD,  # noqa: SLF001
 }
 
