@@ -270,6 +270,8 @@ class Cluster:
 
         def is_read() -> bool:
             assert not self._failed, self._failed
+            if not any(worker.is_running for worker in self.workers):
+                self.workers[0].check()
             with suppress(LogUnreachableError):
                 return self.read() >= wanted
             return False

@@ -34,13 +34,13 @@ def test_who_is_fenced_now_and_then_joins_anew_and_who_is_all_the_time_gives_up(
         assert fence.take_down()
         assert not fence.is_up
     clock.now_s += 1
-    assert fence.take_down()
-    assert not fence.take_down()
+    assert [fence.take_down() for _ in range(3)] == [True, True, False]
 
 
 def test_the_fatal_error_of_a_fenced_consumer_is_known_by_its_words() -> None:
     fatal = "Fatal error: Broker: Static consumer fenced by other consumer"
     assert Fence().notes(KafkaError(KafkaError._FATAL, fatal))
+    assert Fence().notes(KafkaError(KafkaError._FATAL, "Commit failed: Local: Fatal error"))
     assert not Fence().notes(KafkaError(KafkaError._FATAL, "Fatal error: something else"))
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Fence"]
 
-_REJOINS_MAX = 2
+_REJOINS_MAX = 3
 _WITHIN_S = 60.0
 
 
@@ -32,10 +32,11 @@ class Fence:
 
     def notes(self, error: KafkaError) -> bool:
         """Note it if an error says that we are fenced; tell whether it does."""
-        code = error.code()
-        is_fenced = code == KafkaError.FENCED_INSTANCE_ID or (
-            code == KafkaError._FATAL and "fenced" in error.str()  # noqa: SLF001 - public there
-        )
+        code, text = error.code(), error.str()
+        is_fenced = code == KafkaError.FENCED_INSTANCE_ID
+        if code == KafkaError._FATAL:  # noqa: SLF001 - public there
+            # A commit is told no reason; a poll is: there are a few others, of settings.
+            is_fenced = "fenced" in text or "Fatal error:" not in text
         self.is_up |= is_fenced
         return is_fenced
 
