@@ -82,12 +82,10 @@ def _enter_folder(namespace: dict[str, Any]) -> None:
     os.chdir(folder)
     sys.path.insert(0, folder)
     stack.callback(sys.path.remove, folder)
-    modules = set(sys.modules)
 
     def forget() -> None:
-        for name in set(sys.modules) - modules:
-            origin = getattr(sys.modules[name], "__file__", None) or ""
-            if origin.startswith(folder):
+        for name, module in list(sys.modules.items()):
+            if (getattr(module, "__file__", None) or "").startswith(folder):
                 del sys.modules[name]
 
     stack.callback(forget)
@@ -102,6 +100,8 @@ def _run_python(example: Example) -> str | None:
     named = re.match(r"# (\w+\.py)\n", example.parsed)
     if named:
         Path(named[1]).write_text(example.parsed, encoding="utf-8")
+        # Another test may have imported a file of the same name from another folder.
+        sys.modules.pop(Path(named[1]).stem, None)
     if named is None or not named[1].startswith("test_"):
         return _evaluate(example)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", named[1]]
