@@ -308,7 +308,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--quick", action="store_true", help="a smoke test: its figures mean little"
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--peers", nargs="+", choices=tuple(PEERS), default=tuple(PEERS))
+    parser.add_argument("--peers", nargs="*", choices=tuple(PEERS), default=tuple(PEERS))
     parser.add_argument("--events", type=int, default=1_500_000, help="that a worker catches up")
     parser.add_argument("--peer-events", type=int, default=150_000, help="the first of them")
     parser.add_argument("--memory-events", type=int, default=300_000)

@@ -29,6 +29,7 @@ STAGES: tuple[tuple[str, str, str], ...] = (
     ("fetch", "headwater_connectors.log.kafka_consumer", "KafkaConsumer.poll"),
     ("commit", "headwater_connectors.log.kafka_consumer", "KafkaConsumer.commit"),
     ("decode", "headwater.flow.decode", "Decoder.decode"),
+    ("decode", "headwater.flow.decode", "Decoder.decode_all"),
     ("key_and_split", "headwater.flow.exchange", "Wire.keyed"),
     ("encode", "headwater.flow.exchange", "Wire.encode"),
     ("produce", "headwater_connectors.log.kafka_producer", "KafkaProducer.send"),

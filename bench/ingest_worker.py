@@ -42,14 +42,15 @@ _LIMIT_S = 180.0
 class Running:
     """A worker of a cluster of one, as `headwater run` has it, with archive and checkpoints."""
 
-    def __init__(self, servers: str, topic: str, namespace: str, folder: Path) -> None:
+    def __init__(self, given: argparse.Namespace) -> None:
+        servers, topic, folder = given.servers, given.topic, given.folder
         self.topic = topic
         self.log = KafkaLog(servers)
         config = Config(
-            namespace=namespace,
+            namespace=given.namespace,
             kafka=KafkaConfig(bootstrap_servers=servers),
             worker=WorkerConfig(
-                id="bench", port=0, state=folder / "state", archive=folder / "archive"
+                id="bench", port=given.port, state=folder / "state", archive=folder / "archive"
             ),
         )
         self.cluster_worker = ClusterWorker(compile_plan([service(topic)]), self.log, config)
@@ -125,7 +126,7 @@ def catch_up(given: argparse.Namespace) -> None:
     The clock starts with the first event that comes to be decoded, as it does for every peer.
     """
     stages = StageClock(begins_with="ingest.decode")
-    with stages.wrapped(), Running(given.servers, given.topic, given.namespace, given.folder) as up:
+    with stages.wrapped(), Running(given) as up:
         up.wait(lambda: stages.has_begun)
         _write(begun=True)
         up.wait_until_applied()
@@ -146,7 +147,7 @@ def catch_up(given: argparse.Namespace) -> None:
 def serve(given: argparse.Namespace) -> None:
     """Answer reads while events come, until told to stop."""
     stages = StageClock()
-    with stages.wrapped(), Running(given.servers, given.topic, given.namespace, given.folder) as up:
+    with stages.wrapped(), Running(given) as up:
         up.wait_until_applied()
         _write(target=up.cluster_worker.target)
         _asked()
@@ -163,7 +164,7 @@ def serve(given: argparse.Namespace) -> None:
 
 def crash(given: argparse.Namespace) -> None:
     """Apply what there is and end at once, as by a power switch."""
-    with Running(given.servers, given.topic, given.namespace, given.folder) as up:
+    with Running(given) as up:
         up.wait_for_tasks()
         _write(ready=True)
         _asked()
@@ -173,7 +174,7 @@ def crash(given: argparse.Namespace) -> None:
 
 def restart(given: argparse.Namespace) -> None:
     """Start over the state that is there, and answer for one user once everything is applied."""
-    with Running(given.servers, given.topic, given.namespace, given.folder) as up:
+    with Running(given) as up:
         started = time.monotonic()
         up.wait_for_tasks()
         opened = time.monotonic()
@@ -205,6 +206,7 @@ def main() -> None:
     parser.add_argument("--topic", required=True)
     parser.add_argument("--namespace", required=True)
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--port", type=int, default=0, help="of the worker; 0: any that is free")
     parser.add_argument("--spawned", type=float, default=_BEGAN, help="by the monotonic clock")
     parser.add_argument("--user", default="", help="whom to read after a restart")
     parser.add_argument("--at-ms", type=int, default=0, help="the time of that read")
