@@ -87,6 +87,7 @@ class JsonCodec:
         self._schema = dict(schema)
         self._wire = {name: wire_type(name, dtype) for name, dtype in schema.items()}
         self._narrow = [narrowed(name, dtype) for name, dtype in schema.items()]
+        self._is_narrow = self._wire == self._schema
         self._all_text = dict.fromkeys(schema, pl.String())
         self._text_columns = [name for name, dtype in schema.items() if dtype == pl.String]
 
@@ -113,8 +114,8 @@ class JsonCodec:
         wide = _read(lines, len(records), self._wire)
         if not isinstance(wide, pl.DataFrame):
             return None
-        frame = wide.select(self._narrow)
-        if frame.null_count().row(0) != wide.null_count().row(0):
+        frame = wide if self._is_narrow else wide.select(self._narrow)
+        if frame is not wide and frame.null_count().row(0) != wide.null_count().row(0):
             return None
         not_text = self._not_text(frame, records, lines)
         if not isinstance(not_text, dict) or any(mask.any() for mask in not_text.values()):

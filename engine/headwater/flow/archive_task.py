@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import polars as pl
+import pyarrow as pa
 
 from headwater.flow.pipeline import Tick
 from headwater.logs import get_logger
 from headwater_connectors.archive.errors import ArchiveConflictError
 from headwater_connectors.log.log import LogUnreachableError, NotAMemberError
+from headwater_connectors.log.packed_column import BytesColumn
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from headwater.flow.decode import Decoder
     from headwater.flow.metrics import Metrics
     from headwater.flow.pipeline import Batches
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
     from headwater_connectors.archive.archive import Archive
     from headwater_connectors.log.log import Consumer, Records
 
-__all__ = ["ArchiveTask"]
+__all__ = ["ArchiveTask", "raw_column"]
 
 _log = get_logger(__name__)
 
@@ -120,7 +124,7 @@ class ArchiveTask:
         contiguous = int(records.offsets[-1]) - int(records.offsets[0]) + 1 == len(records)
         if not contiguous:
             at = records.offsets.searchsorted(rows.frame["__offset"].to_numpy())
-        raw = pl.Series("__raw", list(records.values), pl.Binary).gather(at)
+        raw = raw_column(records.values).gather(at)
         pending.frames.append(rows.frame.with_columns(raw))
         pending.rows += rows.frame.height
         pending.to_offset = records.next_offset - 1
@@ -157,3 +161,13 @@ class ArchiveTask:
         """Write everything taken in so far."""
         for partition in list(self._pending):
             self._write(partition)
+
+
+def raw_column(values: Sequence[bytes | None]) -> pl.Series:
+    """Return records' values as a column; of a packed one the bytes stay where they are."""
+    if not isinstance(values, BytesColumn) or values.nulls is not None:
+        return pl.Series("__raw", list(values), pl.Binary)
+    buffers = [None, pa.py_buffer(values.bounds), pa.py_buffer(values.buffer)]
+    packed = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(values), buffers)
+    # The first byte of each is the newline before it.
+    return pl.Series("__raw", packed).bin.slice(1)

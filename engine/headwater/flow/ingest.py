@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from headwater.flow.source_end import SourceEnd
     from headwater.flow.starts import Start
     from headwater_connectors.dead_letters import DeadLetters
-    from headwater_connectors.log.log import Consumer, Producer, Records
+    from headwater_connectors.log.log import Consumer, Producer
 
 __all__ = ["Ingest"]
 
@@ -91,18 +91,21 @@ class Ingest:
 
     def decode(self, batches: Batches) -> Batches:
         """Decode records; what can't be a row goes to the dead letters."""
-        return [batch if isinstance(batch, Tick) else self._decode(batch) for batch in batches]
+        ticks = [batch for batch in batches if isinstance(batch, Tick)]
+        runs = [batch for batch in batches if not isinstance(batch, Tick)]
+        found = self._decoder.decode_all(runs)
+        for rows in found:
+            self._count(rows)
+        return [*found, *ticks]
 
-    def _decode(self, records: Records) -> Rows:
-        rows = self._decoder.decode(records)
+    def _count(self, rows: Rows) -> None:
         for reject in rows.rejects:
-            self._dead_letters.put(records, reject, stage="decode")
+            self._dead_letters.put(rows.records, reject, stage="decode")
             self._metrics.dead_letters.labels(self._topic, reject.reason).inc()
         if rows.rejects:
             why = Counter(reject.reason for reject in rows.rejects)
             _log.warning("dead_letters", topic=self._topic, **why)
         self._metrics.rows.labels(self._topic, "decoded").inc(rows.frame.height)
-        return rows
 
     def publish(self, batches: Batches) -> Batches:
         """Send rows to their shards; commit what every shard has been told of."""
