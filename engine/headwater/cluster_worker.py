@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -57,6 +58,9 @@ _PROGRESS_US = 1_000_000
 # By shard: each poll is cut into so many batches.
 _LINGER_US = 500
 _ARCHIVE_LINGER_US = 250_000
+# A thread that comes back from Polars or a kernel waits so long for the interpreter. Each stage
+# does so several times a batch: with Python's own 5 ms, threads stood in line most of the time.
+_SWITCH_S = 0.0002
 # What this worker publishes others apply: Kafka holds what is on its way, not our memory.
 _NO_BACKLOG = 1 << 62
 
@@ -100,6 +104,7 @@ class ClusterWorker:
         self.target = given.address_of(self._slot, port)
         self._started_us = self._clock()
         self._peers = KafkaPeers(self._owners, own_target=self.target)
+        sys.setswitchinterval(_SWITCH_S)
         try:
             warm_up(self._plan)
             self._open_worker()
