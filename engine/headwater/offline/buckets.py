@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from headwater.definitions.expression import Filter, apply_steps
+from headwater.definitions.expression import apply_steps
 from headwater.offline.point_in_time import Events
 from headwater.state.events import event_words, positions_of
 from headwater.state.keys import canonical_keys
@@ -122,12 +122,8 @@ class Buckets:
 
     def columns(self) -> list[str]:
         """Return the stream columns the view needs: keys, row logic and aggregates."""
-        schema = self._view.stream.schema
-        names = set(self._view.binding.columns) | {one.column for one in self._view.layout.inputs}
-        for step in self._view.steps:
-            exprs = [step.expr] if isinstance(step, Filter) else [expr for _, expr in step.exprs]
-            names.update(root for expr in exprs for root in expr.meta.root_names())
-        return [name for name in schema if name in names]
+        names = {*self._view.binding.columns, *self._view.columns}
+        return [name for name in self._view.stream.schema if name in names]
 
     def read(self, source: EventSource, progress: Callable[[int], None]) -> None:
         """Take in the view's whole history: threads turn batches into events, added in order."""
