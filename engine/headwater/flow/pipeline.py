@@ -27,6 +27,7 @@ class Tick:
 
     now_us: int
     idle: bool  # the source had nothing this time
+    gathers_us: int = 0  # how long the source lets records gather before it looks again
 
 
 class Source(Protocol):
@@ -77,7 +78,8 @@ class LogSource:
     def poll(self) -> Batches:
         """Return the records that are there, one batch per partition, and a Tick."""
         now_us = self._clock()
-        waits = self._paused() or self._gathers(now_us)
+        gathers_us = self._gathers_us(now_us)
+        waits = self._paused() or gathers_us > 0
         found: list[Records] = []
         if not waits:
             try:
@@ -89,11 +91,13 @@ class LogSource:
                 if not self._unreachable:
                     _log.warning("log_unreachable", reason=str(error))
                 waits = self._unreachable = True
-        return [*found, Tick(self._clock(), idle=not found and not waits)]
+        return [*found, Tick(self._clock(), idle=not found and not waits, gathers_us=gathers_us)]
 
-    def _gathers(self, now_us: int) -> bool:
-        """Whether to let records gather; a clock that jumps back doesn't prolong that."""
-        return self._polled_us is not None and 0 <= now_us - self._polled_us < self._linger_us
+    def _gathers_us(self, now_us: int) -> int:
+        """How long to let records gather; a clock that jumps back doesn't prolong that."""
+        if self._polled_us is None or now_us < self._polled_us:
+            return 0
+        return max(0, self._linger_us - (now_us - self._polled_us))
 
     def close(self) -> None:
         """Close the consumer."""

@@ -20,20 +20,33 @@ _WAIT_MAX_S = 0.01
 
 def step(pipeline: Pipeline) -> bool:
     """Poll once and send what comes through every stage; return whether there was anything."""
-    batches = pipeline.source.poll()
-    busy = any(not isinstance(batch, Tick) for batch in batches)
-    for stage in pipeline.stages:
-        batches = stage(batches)
+    busy, _ = _turn(pipeline)
     return busy
 
 
+def _turn(pipeline: Pipeline) -> tuple[bool, float]:
+    """Step; return whether there was anything, and for how many seconds there will be nothing."""
+    batches = pipeline.source.poll()
+    ticks = [batch for batch in batches if isinstance(batch, Tick)]
+    busy = len(ticks) < len(batches)
+    for stage in pipeline.stages:
+        batches = stage(batches)
+    return busy, max((tick.gathers_us for tick in ticks), default=0) / 1e6
+
+
 def run(pipelines: Sequence[Pipeline], stop: threading.Event) -> None:
-    """Run until `stop` is set; sleep a little longer after each round that found nothing."""
+    """Run until `stop` is set; sleep a little longer after each round that found nothing.
+
+    While every source lets records gather it sleeps just as long as they do.
+    """
     wait_s = _WAIT_MIN_S
     while not stop.is_set():
-        # A list, not a generator: every pipeline gets its turn even when the first was busy.
-        if any([step(pipeline) for pipeline in pipelines]):  # noqa: C419
+        turns = [_turn(pipeline) for pipeline in pipelines]
+        gathers_s = min((gathers for _, gathers in turns), default=0.0)
+        if any(busy for busy, _ in turns):
             wait_s = _WAIT_MIN_S
+        elif gathers_s:
+            stop.wait(gathers_s)
         else:
             stop.wait(wait_s)
             wait_s = min(wait_s * 2, _WAIT_MAX_S)
