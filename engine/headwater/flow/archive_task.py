@@ -29,7 +29,9 @@ _log = get_logger(__name__)
 
 _ROWS_MAX = 200_000
 _WAIT_US = 10_000_000
-_CONFLICT_US = 60_000_000
+# A worker that stood still writes once what it had; another archive's writer does so all the time.
+_CONFLICTS_MAX = 5
+_CONFLICTS_WITHIN_US = 120_000_000
 
 
 class _Pending:
@@ -66,8 +68,8 @@ class ArchiveTask:
         self._start = start
         self._now_us = 0
         self.archived: dict[int, int] = {}
-        # Partitions that another writer has extended, since when: we should hear that they're lost.
-        self._conflicts: dict[int, int] = {}
+        # When others have extended partitions that are ours.
+        self._conflicts: dict[int, list[int]] = {}
 
     @property
     def positions(self) -> dict[int, int]:
@@ -93,7 +95,6 @@ class ArchiveTask:
                 self._pending.pop(partition, None)
             elif partition in self._pending:
                 self._write(partition)
-            self._conflicts.pop(partition, None)
             del self.archived[partition]
 
     def __call__(self, batches: Batches) -> Batches:
@@ -103,18 +104,11 @@ class ArchiveTask:
             if isinstance(batch, Tick):
                 self._now_us = batch.now_us
                 ticks.append(batch)
-            elif batch.partition in self.archived and batch.partition not in self._conflicts:
+            elif batch.partition in self.archived:
                 self._take(batch)
         for partition, pending in list(self._pending.items()):
             if pending.rows >= _ROWS_MAX or self._now_us - pending.since_us >= _WAIT_US:
                 self._write(partition)
-        for partition, since_us in self._conflicts.items():
-            if self._now_us - since_us >= _CONFLICT_US:
-                msg = (
-                    f"archive of {self._stream.topic}[{partition}]: something else writes it while"
-                    " it is ours; give each namespace an archive of its own, then restart"
-                )
-                raise ArchiveConflictError(msg)
         return ticks
 
     def _take(self, records: Records) -> None:
@@ -133,29 +127,53 @@ class ArchiveTask:
     def _write(self, partition: int) -> None:
         pending = self._pending.pop(partition)
         frame = pl.concat(pending.frames)
+        written = 0
+        while (done := self.archived[partition]) < pending.to_offset:
+            rows = frame.filter(pl.col("__offset") > done)
+            try:
+                self._archive.append(
+                    self._stream.topic,
+                    self._topic_id,
+                    partition,
+                    rows,
+                    from_offset=done,
+                    to_offset=pending.to_offset,
+                    frontier_us=pending.arrival_us,
+                )
+            except ArchiveConflictError as error:
+                self._go_on(partition, error)
+            else:
+                self.archived[partition] = pending.to_offset
+                written = rows.height
         try:
-            self._archive.append(
-                self._stream.topic,
-                self._topic_id,
-                partition,
-                frame,
-                from_offset=self.archived[partition],
-                to_offset=pending.to_offset,
-                frontier_us=pending.arrival_us,
-            )
-        except ArchiveConflictError as error:
-            # This worker stood still and another has gone on: nothing is missing. The group tells
-            # us of it with the next polls; if not, `__call__` raises.
-            _log.warning("archive_conflict", partition=partition, reason=str(error))
-            self._conflicts[partition] = self._now_us
-            return
-        try:
-            self._consumer.commit(self._stream.topic, {partition: pending.to_offset + 1})
+            self._consumer.commit(self._stream.topic, {partition: self.archived[partition] + 1})
         except (LogUnreachableError, NotAMemberError) as error:
             # The manifests say where to go on; the commit is for people's eyes.
             _log.warning("commit_failed", topic=self._stream.topic, reason=str(error))
-        self.archived[partition] = pending.to_offset
-        self._metrics.archived_rows.labels(self._stream.topic).inc(pending.rows)
+        self._metrics.archived_rows.labels(self._stream.topic).inc(written)
+
+    def _go_on(self, partition: int, error: ArchiveConflictError) -> None:
+        """Go on where another writer has left a partition.
+
+        This worker stood still and another has taken over; or the one before us stood still, and
+        wrote what it had before it heard that the partition is ours. What is there is right either
+        way: rows are functions of their records.
+        """
+        known = self.archived[partition]
+        done = self._archive.position(self._stream.topic, self._topic_id, partition)
+        if done is None or done <= known:
+            raise error
+        _log.warning("archive_conflict", partition=partition, reason=str(error))
+        since_us = self._now_us - _CONFLICTS_WITHIN_US
+        recent = [at for at in self._conflicts.get(partition, ()) if at > since_us]
+        self._conflicts[partition] = [*recent, self._now_us]
+        if len(recent) >= _CONFLICTS_MAX:
+            msg = (
+                f"archive of {self._stream.topic}[{partition}]: something else writes it while"
+                " it is ours; give each namespace an archive of its own, then restart"
+            )
+            raise ArchiveConflictError(msg) from error
+        self.archived[partition] = done
 
     def flush(self) -> None:
         """Write everything taken in so far."""
