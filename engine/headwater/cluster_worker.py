@@ -19,6 +19,7 @@ from headwater.flow.cluster_status import ClusterStatus
 from headwater.flow.freshness import Freshness, Guard
 from headwater.flow.lanes import Lanes
 from headwater.flow.membership import Shared
+from headwater.flow.orphans import Orphans
 from headwater.flow.plans_topic import PlansTopic
 from headwater.flow.settings import WorkerSettings
 from headwater.flow.starts import resolve_start
@@ -54,6 +55,7 @@ _log = get_logger(__name__)
 
 _SHARDS = 16
 _PROBE_S = 1.0
+_ORPHANS_S = 2.0
 _PROGRESS_US = 1_000_000
 # By shard: each poll is cut into so many batches.
 _LINGER_US = 500
@@ -129,6 +131,9 @@ class ClusterWorker:
         for pipeline in self._pipelines:
             self._spawn(pipeline.name, partial(self._drive, (pipeline,)))
         self._spawn("probe", self._probe)
+        if self._log.group_protocol == "classic":
+            # With the protocol of KIP-848 the broker itself sees to it that all have an owner.
+            self._spawn("orphans", self._look_for_orphans)
 
     def _open_worker(self) -> None:
         given, namespace = self.config.worker, self.config.namespace
@@ -226,6 +231,20 @@ class ClusterWorker:
                 _log.warning("probe_failed", reason=str(error))
             except HeadwaterError as error:
                 self._fail(error)
+
+    def _look_for_orphans(self) -> None:
+        """See to it, for as long as we run, that every task is somebody's."""
+        namespace, plans = self.config.namespace, PlansTopic.name_in(self.config.namespace)
+        kinds = ["ingest", *(["archive"] if self._worker.archive is not None else [])]
+        watched = [(f"{namespace}.{kind}", topic) for kind in kinds for topic in self._plan.streams]
+        watched.append((f"{namespace}.shards", self._worker.exchange))
+        orphans = Orphans(self._log, watched, plans, is_stopped=self._stop.is_set)
+        while not self._stop.wait(_ORPHANS_S):
+            try:
+                orphans.look()
+            except HeadwaterError as error:
+                # Nothing rests on it: what is wrong with a group its members say themselves.
+                _log.warning("orphans_not_looked_for", reason=str(error))
 
     def _fail(self, error: BaseException) -> None:
         if self._error is None:

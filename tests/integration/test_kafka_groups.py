@@ -1,13 +1,18 @@
 from __future__ import annotations
 
-from contextlib import closing
+import subprocess
+import sys
+import threading
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import kafka_broker
 import pytest
+from cluster_process import wait_until
 from log_harness import PATIENCE_S, fill
 
 from headwater.errors import ConfigError, NotFoundError
+from headwater.flow.orphans import Orphans
 from headwater_connectors.log.kafka import KafkaLog
 from headwater_connectors.log.kafka_errors import KafkaUnreachableError
 from headwater_connectors.log.kafka_groups import (
@@ -190,3 +195,71 @@ def test_a_member_that_was_fenced_joins_anew_and_one_of_two_with_an_id_gives_up(
         fence()
         with pytest.raises(ConfigError, match="give every worker an id of its own"):
             read_all()
+
+
+# Takes what a group gives it, and dies when it is to give some of it up.
+_DIES = """
+import os, sys
+from headwater_connectors.log.kafka import KafkaLog
+
+log = KafkaLog(sys.argv[1])
+consumer = log.consumer("orphaned", config={"group.instance.id": "a", "client.id": "a:1"})
+consumer.subscribe(
+    "groups.t", lambda given: dict.fromkeys(given, 0), lambda taken, *, lost: os._exit(9)
+)
+while True:
+    consumer.poll(10, 0.1)
+"""
+
+
+def test_partitions_that_are_nobodys_get_an_owner(broker: Broker, log: KafkaLog) -> None:
+    log.create_topic("groups.t", partitions=4, append_time=False)
+    log.create_topic("groups.plans", partitions=1, append_time=False)
+
+    def owned() -> set[int]:
+        return set(owners_of(log, "orphaned", "groups.t") or ())
+
+    with subprocess.Popen([sys.executable, "-c", _DIES, broker.bootstrap_servers]) as dies:
+        wait_until(lambda: owned() == {0, 1, 2, 3}, "one has everything")
+        with closing(_join(log, "orphaned", "groups.t", "b")) as two:
+            wait_until(lambda: two.poll(10, 0.05) or dies.poll() is not None, "it dies")
+    assert dies.returncode == 9
+    # Both come back as who they were; the second round is nobody's business any more.
+    with (
+        closing(_join(log, "orphaned", "groups.t", "a")) as one,
+        closing(_join(log, "orphaned", "groups.t", "b")) as two,
+        _polled(one, two),
+    ):
+        now_s = 0.0
+        orphans = Orphans(
+            log,
+            [("orphaned", "groups.t")],
+            "groups.plans",
+            is_stopped=lambda: False,
+            clock=lambda: now_s,
+        )
+        wait_until(lambda: 0 < len(owned()) < 4, "some are nobody's")
+        orphans.look()
+        assert 0 < len(owned()) < 4
+        now_s += 5
+        orphans.look()
+        wait_until(lambda: owned() == {0, 1, 2, 3}, "all have an owner")
+        assert describe_group(log, "orphaned").state == "stable"
+
+
+@contextmanager
+def _polled(*consumers: KafkaConsumer) -> Iterator[None]:
+    """Let members of a group do their part."""
+    done = threading.Event()
+
+    def poll(consumer: KafkaConsumer) -> None:
+        while not done.is_set():
+            consumer.poll(10, 0.05)
+
+    threads = [threading.Thread(target=poll, args=(each,), daemon=True) for each in consumers]
+    for thread in threads:
+        thread.start()
+    yield
+    done.set()
+    for thread in threads:
+        thread.join(PATIENCE_S)

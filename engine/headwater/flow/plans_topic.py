@@ -45,13 +45,18 @@ class PlansTopic:
     """A namespace's plans topic, read to its end whenever something is to be known."""
 
     def __init__(self, log: Log, namespace: str) -> None:
-        self.name = f"{namespace}.plans"
+        self.name = self.name_in(namespace)
         self.shards: int | None = None
         self.starts: dict[str, Started] = {}
         self._log = log
         self._namespace = namespace
         self._next = 0
         self.read()
+
+    @staticmethod
+    def name_in(namespace: str) -> str:
+        """Return the name of a namespace's plans topic."""
+        return f"{namespace}.plans"
 
     def read(self) -> None:
         """Take in what was said since the last time; a new namespace has said nothing."""
