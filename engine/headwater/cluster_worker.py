@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ from headwater_serving.routing import KafkaPeers
 from headwater_serving.server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Iterator, Sequence
 
     from headwater.config import Config
     from headwater.flow.metrics import Metrics
@@ -94,6 +95,8 @@ class ClusterWorker:
         self._threads: list[threading.Thread] = []
         self._polled_at: dict[int, float] = {}
         self._started_us = 0
+        # Streams that have a start: what becomes of their topics is no mistake in the definitions.
+        self._begun: Container[str] = ()
 
     def start(self) -> None:
         """Join the groups, begin to serve, and return; tasks come when Kafka hands them out.
@@ -108,20 +111,21 @@ class ClusterWorker:
         self._peers = KafkaPeers(self._owners, own_target=self.target)
         sys.setswitchinterval(_SWITCH_S)
         try:
-            warm_up(self._plan)
-            self._open_worker()
-            reader = self._worker.reader
-            reader.check = self.check
-            reader.warm_up()
-            self._server = Server(
-                reader,
-                host=given.host,
-                port=port,
-                peer=Peer(reader.read_rows, self.status),
-                metrics=CallMetrics(self.metrics.registry),
-            )
-            groups = self._worker.pipelines()
-            self._server.start()
+            with self._cured():
+                warm_up(self._plan)
+                self._open_worker()
+                reader = self._worker.reader
+                reader.check = self.check
+                reader.warm_up()
+                self._server = Server(
+                    reader,
+                    host=given.host,
+                    port=port,
+                    peer=Peer(reader.read_rows, self.status),
+                    metrics=CallMetrics(self.metrics.registry),
+                )
+                groups = self._worker.pipelines()
+                self._server.start()
         except BaseException:
             self._peers.close()
             raise
@@ -139,6 +143,7 @@ class ClusterWorker:
         given, namespace = self.config.worker, self.config.namespace
         registry = self.config.schema_registry
         topic = PlansTopic(self._log, namespace)
+        self._begun = topic.starts
         asked = given.shards if "shards" in given.model_fields_set else None
         shards = topic.agree_on_shards(asked, _SHARDS)
         settings = WorkerSettings(
@@ -248,9 +253,20 @@ class ClusterWorker:
 
     def _fail(self, error: BaseException) -> None:
         if self._error is None:
-            self._error = with_cure(error, self._plan.streams)
+            self._error = with_cure(error, self._begun)
         self._stop.set()
         self._server.set_serving(serving=False)
+
+    @contextmanager
+    def _cured(self) -> Iterator[None]:
+        """Raise errors of the log with what heals them."""
+        try:
+            yield
+        except HeadwaterError as error:
+            cured = with_cure(error, self._begun)
+            if cured is error:
+                raise
+            raise cured from error
 
     def check(self) -> None:
         """Raise what stopped a task, if anything did."""
@@ -288,9 +304,10 @@ class ClusterWorker:
         try:
             if self._error is None:
                 # Each gives its partitions up as if they were revoked: commits, files, checkpoints.
-                for pipeline in self._pipelines:
-                    pipeline.source.close()
-                self._worker.close()
+                with self._cured():
+                    for pipeline in self._pipelines:
+                        pipeline.source.close()
+                    self._worker.close()
             else:
                 self._worker.abandon()
         finally:

@@ -11,7 +11,12 @@ from headwater.flow.stream_reset import with_cure
 from headwater_connectors.log.kafka_config import News
 from headwater_connectors.log.kafka_errors import KafkaUnreachableError, failure
 from headwater_connectors.log.kafka_fence import Fence
-from headwater_connectors.log.log import LogUnreachableError, OffsetLostError, TopicGoneError
+from headwater_connectors.log.log import (
+    LogUnreachableError,
+    NoTopicError,
+    OffsetLostError,
+    TopicGoneError,
+)
 
 
 class Clock:
@@ -73,8 +78,10 @@ def test_an_error_of_a_source_names_the_reset_that_heals_it() -> None:
     assert isinstance(lost, StateError)
     assert "orders[2]: offsets 10 to 14 were deleted" in str(lost)
     gone = [with_cure(TopicGoneError("orders", "old", new), {"orders"}) for new in (None, "new")]
+    gone.append(with_cure(NoTopicError("orders", ' Did you mean "order"?'), {"orders"}))
     assert "make it again" in str(gone[0])
     assert "id old is now new" in str(gone[1])
+    assert str(gone[2]) == str(gone[0])
     for error in (lost, *gone):
         assert str(error).endswith("run headwater stream reset orders")
 
@@ -85,6 +92,7 @@ def test_an_error_of_a_source_names_the_reset_that_heals_it() -> None:
         OffsetLostError("orders", 2, 30, 15, 20),  # the log has lost its end: nothing to skip
         OffsetLostError("ns.exchange", 2, 10, 15, 20),
         TopicGoneError("ns.exchange", "old", None),
+        NoTopicError("never-begun", ' Did you mean "orders"?'),
         HeadwaterError("other"),
     ],
 )

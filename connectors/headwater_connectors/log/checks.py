@@ -7,6 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from headwater.errors import ConfigError, NotFoundError, did_you_mean
+from headwater_connectors.log.log import NoTopicError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence, Sized
@@ -53,10 +54,9 @@ def check_same(topic: Topic, partitions: int, *, append_time: bool) -> Topic:
     return topic
 
 
-def no_topic(name: str, names: Iterable[str]) -> NotFoundError:
+def no_topic(name: str, names: Iterable[str]) -> NoTopicError:
     """Return the error for a topic that isn't among these."""
-    hint = did_you_mean(name, names) or " Create it with create_topic."
-    return NotFoundError(f'no topic "{name}" in this log.{hint}')
+    return NoTopicError(name, did_you_mean(name, names) or " Create it with create_topic.")
 
 
 def check_partition(topic: Topic, partition: int) -> None:

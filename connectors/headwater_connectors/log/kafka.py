@@ -15,6 +15,7 @@ from headwater_connectors.log.checks import (
 from headwater_connectors.log.kafka_cluster import EARLIEST, LATEST, KafkaCluster, from_time
 from headwater_connectors.log.kafka_config import check_config
 from headwater_connectors.log.kafka_consumer import KafkaConsumer
+from headwater_connectors.log.kafka_errors import KafkaFailureError
 from headwater_connectors.log.kafka_producer import KafkaProducer
 from headwater_connectors.log.local import wall_clock_us
 
@@ -162,5 +163,10 @@ class KafkaLog:
                 stack.callback(consumer.close)
 
     def _offsets(self, topic: Topic, spec: OffsetSpec) -> list[int]:
-        found = self.cluster.offsets(topic.name, range(topic.partitions), spec)
+        try:
+            found = self.cluster.offsets(topic.name, range(topic.partitions), spec)
+        except KafkaFailureError:
+            # It may have been deleted since we looked.
+            self.topic(topic.name)
+            raise
         return [found[partition] for partition in range(topic.partitions)]

@@ -9,8 +9,9 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from headwater.errors import ConfigError, HeadwaterError, NotFoundError, StateError, did_you_mean
+from headwater.errors import ConfigError, HeadwaterError, NotFoundError, StateError
 from headwater_connectors.log.batch import gather
+from headwater_connectors.log.checks import no_topic
 from headwater_connectors.log.consumer import LocalConsumer
 from headwater_connectors.log.log import DeliveryFailure, Topic, TopicGoneError
 from headwater_connectors.log.producer import LocalProducer
@@ -289,9 +290,7 @@ class LocalLog:
         try:
             return self._states[name]
         except KeyError:
-            hint = did_you_mean(name, self._states) or " Create it with create_topic."
-            msg = f'no topic "{name}" in this log.{hint}'
-            raise NotFoundError(msg) from None
+            raise no_topic(name, self._states) from None
 
     def _sweep(self) -> None:
         """Free what can't be read any more, in slices, so that appends get in between."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from headwater.errors import HeadwaterError
+from headwater.errors import HeadwaterError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ __all__ = [
     "Headers",
     "Log",
     "LogUnreachableError",
+    "NoTopicError",
     "NotAMemberError",
     "OffsetLostError",
     "Producer",
@@ -96,6 +97,19 @@ class DeliveryError(HeadwaterError):
 
 class LogUnreachableError(HeadwaterError):
     """The log does not answer now; the same call may go through later."""
+
+
+class NoTopicError(NotFoundError):
+    """There is no topic of that name."""
+
+    def __init__(self, topic: str, hint: str) -> None:
+        """Keep the name; `hint` says what to do."""
+        super().__init__(topic, hint)
+        self.topic, self.hint = topic, hint
+
+    def __str__(self) -> str:
+        """Name the topic, and what to do."""
+        return f'no topic "{self.topic}" in this log.{self.hint}'
 
 
 class NotAMemberError(HeadwaterError):

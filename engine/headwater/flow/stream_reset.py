@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from headwater.errors import HeadwaterError, StateError
 from headwater.flow.starts import Start
-from headwater_connectors.log.log import OffsetLostError, TopicGoneError
+from headwater_connectors.log.log import NoTopicError, OffsetLostError, TopicGoneError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from headwater_connectors.log.log import Log
 
 __all__ = ["StreamReset", "plan_reset", "with_cure"]
+
+_DELETED = "was deleted; make it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +68,15 @@ class StreamReset:
 
 
 def with_cure(error: BaseException, streams: Container[str]) -> BaseException:
-    """Return an error of the log; where a reset of a stream heals it, one that says so."""
-    if isinstance(error, TopicGoneError) and error.topic in streams:
+    """Return an error of the log; where a reset of a stream heals it, one that says so.
+
+    `streams` are those that were begun: a topic that isn't there was deleted since.
+    """
+    if isinstance(error, NoTopicError) and error.topic in streams:
+        told = f'topic "{error.topic}" {_DELETED}; to go on with the new one'
+    elif isinstance(error, TopicGoneError) and error.topic in streams:
         what = (
-            "was deleted; make it again"
+            _DELETED
             if error.new_topic_id is None
             else f"was deleted and made again (id {error.topic_id} is now {error.new_topic_id}):"
             " its offsets start anew"
