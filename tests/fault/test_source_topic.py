@@ -44,6 +44,23 @@ def test_a_topic_made_again_stops_workers_until_the_stream_is_reset(namespace) -
         cluster.assert_archived()
 
 
+def test_a_deleted_topic_is_told_apart_from_a_name_that_is_wrong(namespace) -> None:
+    with namespace() as cluster:
+        cluster.push(100)
+        (worker,) = cluster.started("a")
+        cluster.assert_right(worker)
+        cluster.log.delete_topic(cluster.topic)
+        cure = (
+            f"make it again; to go on with the new one run headwater stream reset {cluster.topic}"
+        )
+        assert worker.wait() == 78
+        assert_told(worker.said(), f'topic "{cluster.topic}" was deleted', cure)
+        late = cluster.worker("late")
+        late.start()
+        assert late.wait() == 78
+        assert_told(late.said(), f'topic "{cluster.topic}" was deleted', cure)
+
+
 def test_records_lost_to_retention_are_told_and_never_taken_for_no_data(namespace) -> None:
     with namespace(read_back_s=600) as cluster:
         cluster.push(1_000)
