@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from headwater.flow.status import TaskStatus, WorkerStatus
+from headwater_connectors.log.log import LogUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from prometheus_client import Gauge
 
     from headwater.flow.freshness import Guard
     from headwater.flow.lanes import Lanes
@@ -27,12 +31,23 @@ class ClusterStatus:
         self._exchange_ends: dict[int, int] = {}
         self._source_ends: dict[str, list[int]] = {}
         self._probed_us: int | None = None
+        # By gauge: the labels that were set last.
+        self._labels: dict[str, set[tuple[str, ...]]] = {}
 
     def probe(self) -> None:
         """Take a stamp and then ask for the ends; a shard that has them is as fresh as the stamp.
 
-        Raises LogUnreachableError, which leaves everything as old as it is.
+        Raises LogUnreachableError, which leaves everything as old as it is; the metrics say then
+        how old that is by now.
         """
+        try:
+            self._ask()
+        except LogUnreachableError:
+            self._measure()
+            raise
+        self._measure()
+
+    def _ask(self) -> None:
         worker = self._worker
         freshness = self._guard.freshness
         stamp_us = freshness.now_us()
@@ -42,20 +57,32 @@ class ClusterStatus:
         self._exchange_ends = dict(enumerate(worker.log.end_offsets(worker.exchange)))
         freshness.observe(stamp_us, self._exchange_ends)
         self._probed_us = stamp_us
-        self._measure()
 
     def _measure(self) -> None:
         metrics = self._worker.metrics
         tasks = self._tasks()
-        metrics.lag_records.clear()
-        metrics.freshness_seconds.clear()
-        metrics.tasks.clear()
-        for task in tasks:
-            metrics.tasks.labels(task.kind).inc()
-            if task.lag is not None:
-                metrics.lag_records.labels(task.kind, task.topic, str(task.partition)).set(task.lag)
-            if task.freshness_ms is not None:
-                metrics.freshness_seconds.labels(str(task.partition)).set(task.freshness_ms / 1_000)
+        kinds = Counter(task.kind for task in tasks)
+        lags: dict[tuple[str, ...], float] = {
+            (task.kind, task.topic, str(task.partition)): task.lag
+            for task in tasks
+            if task.lag is not None
+        }
+        ages: dict[tuple[str, ...], float] = {
+            (str(task.partition),): task.freshness_ms / 1_000
+            for task in tasks
+            if task.freshness_ms is not None
+        }
+        self._set("tasks", metrics.tasks, {(kind,): count for kind, count in kinds.items()})
+        self._set("lag", metrics.lag_records, lags)
+        self._set("freshness", metrics.freshness_seconds, ages)
+
+    def _set(self, name: str, gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
+        """Set a gauge's series and drop those that are gone: a scrape in between misses none."""
+        for labels, value in values.items():
+            gauge.labels(*labels).set(value)
+        for labels in self._labels.get(name, set()) - values.keys():
+            gauge.remove(*labels)
+        self._labels[name] = set(values)
 
     def is_fresh(self) -> bool:
         """Whether every shard here is as fresh as an answer must be.
