@@ -145,9 +145,12 @@ class Stores:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def folder(self, shard: int) -> Path:
-        """Return where a shard's store is, or would be; the folder above it is there."""
+        """Return where a shard's store is, or would be; the folder above it is there.
+
+        ConfigError if it should be a temporary one and there is no place for that.
+        """
         if self._folder is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="headwater-")
+            self._temporary = _temporary_folder()
             self._folder = Path(self._temporary.name)
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder / f"shard-{shard:03}"
@@ -166,6 +169,18 @@ class Stores:
             self._temporary.cleanup()
             self._temporary = None
             self._folder = None
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="headwater-")
+    except OSError as error:
+        place = f" {error.filename}" if error.filename else ""
+        msg = (
+            f"can't make a temporary folder{place}: {error.strerror or error}; name a folder with"
+            " space that can be written to in the variable TMPDIR, or mount one at /tmp"
+        )
+        raise ConfigError(msg) from error
 
 
 def check_unused(path: Path) -> None:
