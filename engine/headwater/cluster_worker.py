@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -305,8 +306,7 @@ class ClusterWorker:
             if self._error is None:
                 # Each gives its partitions up as if they were revoked: commits, files, checkpoints.
                 with self._cured():
-                    for pipeline in self._pipelines:
-                        pipeline.source.close()
+                    _close_all([pipeline.source for pipeline in self._pipelines])
                     self._worker.close()
             else:
                 self._worker.abandon()
@@ -330,6 +330,18 @@ class _Watched:
 
     def close(self) -> None:
         self._source.close()
+
+
+def _close_all(sources: Sequence[Source]) -> None:
+    """Close sources at the same time, as they ran; raise the first error once all have ended.
+
+    A member that leaves may have to wait until its group is made anew, and that waits for every
+    other member.
+    """
+    with ThreadPoolExecutor(max(1, len(sources)), thread_name_prefix="headwater-close") as pool:
+        closing = [pool.submit(source.close) for source in sources]
+    for each in closing:
+        each.result()
 
 
 def _free_port(host: str) -> int:
