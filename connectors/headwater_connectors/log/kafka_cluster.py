@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import TimeoutError as NotYetError
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from confluent_kafka import (
     OFFSET_INVALID,
-    ConsumerGroupTopicPartitions,
+    Consumer,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -25,7 +26,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # not in its _
 
 from headwater.errors import ConfigError, StateError
 from headwater_connectors.log.checks import no_topic
-from headwater_connectors.log.kafka_config import ADMIN, build
+from headwater_connectors.log.kafka_config import ADMIN, CONSUMER, build
 from headwater_connectors.log.kafka_errors import Faults, failure, is_retriable
 from headwater_connectors.log.log import Topic
 
@@ -227,32 +228,56 @@ class KafkaCluster:
 
     def committed(self, group: str, topic: Topic) -> dict[int, tuple[int, str]]:
         """Return a group's next offsets in a topic, each with its metadata."""
-        doing = f'read the offsets of group "{group}"'
-        wanted = [TopicPartition(topic.name, p) for p in range(topic.partitions)]
-
-        def ask() -> dict[int, tuple[int, str]]:
-            request = ConsumerGroupTopicPartitions(group, wanted)
-            (future,) = self._admin.list_consumer_group_offsets([request]).values()
-            found = {}
-            for each in self._result(future, doing).topic_partitions:
-                if each.error is not None:
-                    raise KafkaException(each.error)
-                if each.offset >= 0:
-                    found[each.partition] = (each.offset, each.metadata or "")
-            return found
-
-        return self._until(doing, ask)
+        found = self._committed(group, [(topic.name, p) for p in range(topic.partitions)])
+        return {each.partition: (each.offset, each.metadata or "") for each in found}
 
     def committed_topics(self, group: str) -> tuple[str, ...]:
-        """Return the topics that a group has committed offsets of, by name."""
-        doing = f'read the offsets of group "{group}"'
+        """Return the topics that are there and that a group has committed offsets of, by name."""
 
-        def ask() -> tuple[str, ...]:
-            futures = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])
-            (future,) = futures.values()
-            return tuple(sorted({p.topic for p in self._result(future, doing).topic_partitions}))
+        def ask() -> list[tuple[str, int]]:
+            found = self._admin.list_topics(timeout=_ASK_S).topics
+            return [
+                (name, partition)
+                for name, topic in found.items()
+                if not name.startswith("__")
+                for partition in topic.partitions
+            ]
 
-        return self._until(doing, ask)
+        found = self._committed(group, self._until("list the topics", ask))
+        return tuple(sorted({each.topic for each in found}))
+
+    def _committed(self, group: str, keys: Sequence[tuple[str, int]]) -> list[TopicPartition]:
+        """Return those of these partitions that a group has committed offsets of.
+
+        A consumer asks that joins nothing. Not the AdminClient: librdkafka's ends the process when
+        the group's coordinator has just moved (its issue 5040), as it has when the group is new.
+        """
+        self.check_open()
+        if not keys:
+            return []
+        wanted = [TopicPartition(name, partition) for name, partition in keys]
+        own = {"group.id": group}
+        client: Consumer = build(
+            Consumer, self.servers, CONSUMER, self.config, error_cb=self.faults.report, **own
+        )
+
+        def ask() -> list[TopicPartition]:
+            try:
+                stored = client.committed(wanted, timeout=_ASK_S)
+            except KafkaException:
+                # What a coordinator refuses to name itself for only a poll is told.
+                heard = client.poll(0)
+                error = None if heard is None else heard.error()
+                if error is not None:
+                    raise KafkaException(error) from None
+                raise
+            for each in stored:
+                if each.error is not None:
+                    raise KafkaException(each.error)
+            return [each for each in stored if each.offset >= 0]
+
+        with closing(client):
+            return self._until(f'read the offsets of group "{group}"', ask)
 
     def describe_group(self, group: str) -> Any:  # noqa: ANN401 - the client has no types
         """Return the description of a group, None if there is no such group."""
