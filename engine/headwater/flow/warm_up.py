@@ -11,7 +11,8 @@ from headwater.flow.evaluate import Run, evaluate
 from headwater.flow.exchange import wires_of
 from headwater.flow.metrics import Metrics
 from headwater.state.eviction import make_room
-from headwater.state.keys import Keys
+from headwater.state.key_index import KeyIndex
+from headwater.state.keys import Keys, canonical_keys
 from headwater.state.memory import Memory
 from headwater.state.shard import Shard
 from headwater.state.store import Stores
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["warm_up"]
 
 _MEMORY_BYTES = 1 << 20
+# A part of a key of every width that one is written by: any, 8, 4 and 1 bytes.
+_PARTS = {"text": pl.String, "word": pl.Int64, "half": pl.Date, "byte": pl.Boolean}
 
 
 def warm_up(plan: Plan) -> None:
@@ -29,6 +32,7 @@ def warm_up(plan: Plan) -> None:
 
     Kernels are compiled by the types they are called with, not by what a plan holds.
     """
+    _warm_up_keys()
     memory, stores = Memory(_MEMORY_BYTES), Stores(None)
     shard = Shard(
         plan,
@@ -61,3 +65,11 @@ def warm_up(plan: Plan) -> None:
         shard.close()
         stores.close()
         memory.release()
+
+
+def _warm_up_keys() -> None:
+    """Write keys of every kind, and add more to an index than it has room for."""
+    canonical_keys(pl.DataFrame(schema=_PARTS), list(_PARTS))
+    index = KeyIndex(1)
+    index.find_or_add(Keys.from_list([b"a", b"b", b"c"]))
+    index.keep(np.ones(len(index), np.bool_))
