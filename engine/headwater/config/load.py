@@ -32,6 +32,8 @@ _Path = tuple[str, ...]
 
 _PREFIX = "HEADWATER_"
 _FILE_VARIABLE = "HEADWATER_CONFIG"
+# Read by the Kafka client itself: how records are fetched, not what comes out.
+_FETCH_VARIABLE = "HEADWATER_KAFKA_FETCH"
 _CONFIG: _Path = ("kafka", "config")
 # What Kubernetes and Docker set in every container for a service called headwater-something.
 _LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT_\d+_(TCP|UDP)(_|$)")
@@ -127,8 +129,8 @@ class _Environment(EnvSettingsSource):
 
 
 def _is_foreign(name: str, value: str) -> bool:
-    """Tell whether a variable is no setting: names the file, or is a container's link."""
-    if name == _FILE_VARIABLE or _LINK.search(name):
+    """Tell whether a variable is no setting: read elsewhere, or a container's link."""
+    if name in {_FILE_VARIABLE, _FETCH_VARIABLE} or _LINK.search(name):
         return True
     return name.endswith("_PORT") and _LINK_VALUE.match(value) is not None
 
