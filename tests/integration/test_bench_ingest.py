@@ -80,8 +80,10 @@ def test_a_worker_is_timed_and_its_time_is_told_by_stage(result) -> None:
     assert {"ingest.fetch", "librdkafka", "polars"} <= stages.keys()
     for stage in ("ingest.decode", "ingest.key_and_split", "shards.fetch", "shards.evaluate"):
         assert stages[stage] > 0
-    for stage in ("shards.update", "shards.checkpoint", "archive.decode"):
+    for stage in ("shards.update", "shards.checkpoint"):
         assert stages[stage] > 0
+    # The archive's thread may have been through with so few before the clock began, or after it.
+    assert result["freshness_ms"]["cpu_s_per_m"]["stages"]["archive.decode"] > 0
 
 
 def test_every_probe_is_read(result) -> None:

@@ -48,7 +48,7 @@ PRODUCER: Mapping[str, Any] = {
     "acks": "all",
     "delivery.report.only.error": True,
     "enable.idempotence": True,
-    "linger.ms": 5,
+    "linger.ms": 1,
     "message.timeout.ms": 0,
     "queue.buffering.max.kbytes": 64 << 10,
     "queue.buffering.max.messages": 500_000,
