@@ -59,9 +59,8 @@ class FakeCluster:
     def committed_topics(self, group: str) -> tuple[str, ...]:
         return tuple(sorted(topic for name, topic in self.stored if name == group))
 
-    def committed(self, group: str, topic: Topic) -> dict[int, tuple[int, str]]:
-        found = self.stored.get((group, topic.name), {})
-        return {partition: (offset, topic.id) for partition, offset in found.items()}
+    def committed(self, group: str, topic: Topic) -> dict[int, int]:
+        return self.stored.get((group, topic.name), {})
 
 
 class FakeLog:

@@ -226,10 +226,10 @@ class KafkaCluster:
 
         self._until(doing, ask)
 
-    def committed(self, group: str, topic: Topic) -> dict[int, tuple[int, str]]:
-        """Return a group's next offsets in a topic, each with its metadata."""
+    def committed(self, group: str, topic: Topic) -> dict[int, int]:
+        """Return a group's next offsets; those for an earlier topic of the name don't count."""
         found = self._committed(group, [(topic.name, p) for p in range(topic.partitions)])
-        return {each.partition: (each.offset, each.metadata or "") for each in found}
+        return offsets_in(topic, found)
 
     def committed_topics(self, group: str) -> tuple[str, ...]:
         """Return the topics that are there and that a group has committed offsets of, by name."""
@@ -249,8 +249,7 @@ class KafkaCluster:
     def _committed(self, group: str, keys: Sequence[tuple[str, int]]) -> list[TopicPartition]:
         """Return those of these partitions that a group has committed offsets of.
 
-        A consumer asks that joins nothing. Not the AdminClient: librdkafka's ends the process when
-        the group's coordinator has just moved (its issue 5040), as it has when the group is new.
+        A consumer asks that joins nothing.
         """
         self.check_open()
         if not keys:
@@ -263,7 +262,7 @@ class KafkaCluster:
 
         def ask() -> list[TopicPartition]:
             try:
-                stored = client.committed(wanted, timeout=_ASK_S)
+                return stored_offsets(client, wanted, timeout_s=_ASK_S)
             except KafkaException:
                 # What a coordinator refuses to name itself for only a poll is told.
                 heard = client.poll(0)
@@ -271,10 +270,6 @@ class KafkaCluster:
                 if error is not None:
                     raise KafkaException(error) from None
                 raise
-            for each in stored:
-                if each.error is not None:
-                    raise KafkaException(each.error)
-            return [each for each in stored if each.offset >= 0]
 
         with closing(client):
             return self._until(f'read the offsets of group "{group}"', ask)
@@ -393,6 +388,28 @@ class KafkaCluster:
             if time.monotonic() > deadline:
                 raise self.failure(None, doing)
             time.sleep(_RETRY_S)
+
+
+def stored_offsets(
+    client: Consumer, wanted: list[TopicPartition], *, timeout_s: float
+) -> list[TopicPartition]:
+    """Return those of these partitions that a client's group has committed offsets of.
+
+    Not the AdminClient: librdkafka's ends the process when the group's coordinator has just moved
+    (its issue 5040), as it has when the group is new.
+    """
+    stored = client.committed(wanted, timeout=timeout_s)
+    for each in stored:
+        if each.error is not None:
+            raise KafkaException(each.error)
+    return [each for each in stored if each.offset >= 0]
+
+
+def offsets_in(topic: Topic, stored: Iterable[TopicPartition]) -> dict[int, int]:
+    """Return what was committed for this topic, and for no earlier one of its name."""
+    # Other tools, such as those that reset a group, leave no id.
+    ours = {None, "", topic.id}
+    return {each.partition: each.offset for each in stored if each.metadata in ours}
 
 
 def is_offset(found: int) -> bool:

@@ -12,6 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from headwater.errors import ConfigError, StateError
 from headwater_connectors.log.checks import check_commit, check_offset, check_records_max
 from headwater_connectors.log.consumer import shares
+from headwater_connectors.log.kafka_cluster import offsets_in, stored_offsets
 from headwater_connectors.log.kafka_columnar import open_fetch, prepare
 from headwater_connectors.log.kafka_config import CONSUMER, build
 from headwater_connectors.log.kafka_errors import is_retriable
@@ -229,21 +230,11 @@ class KafkaConsumer:
             group, found = self._checked_group(), self._current(topic)
             wanted = [TopicPartition(topic, partition) for partition in range(found.partitions)]
 
-            def ask() -> list[TopicPartition]:
-                # Not the AdminClient: librdkafka's ends the process when the group's coordinator
-                # has just moved (its issue 5040), as it has when the group is new.
-                stored = self._client.committed(wanted, timeout=_ASK_S)
-                for each in stored:
-                    if each.error is not None:
-                        raise KafkaException(each.error)
-                return stored
-
             stored = self._cluster._until(  # noqa: SLF001 - one client in two modules
-                f'read the offsets of group "{group}"', ask
+                f'read the offsets of group "{group}"',
+                lambda: stored_offsets(self._client, wanted, timeout_s=_ASK_S),
             )
-        # Other tools, such as those that reset a group, leave no id.
-        ours = {None, "", found.id}
-        return {p.partition: p.offset for p in stored if p.offset >= 0 and p.metadata in ours}
+        return offsets_in(found, stored)
 
     def close(self) -> None:
         """Release the consumer, leave the group, and wake a poll in another thread."""

@@ -117,10 +117,7 @@ def committed(log: KafkaLog, group: str, topic: str) -> dict[int, int]:
     Offsets that were committed for an earlier topic of the same name don't count. NotFoundError
     if there is no such topic.
     """
-    found = log.topic(topic)
-    stored = log.cluster.committed(group, found)
-    # Other tools, such as those that reset a group, leave no id.
-    return {p: offset for p, (offset, id_) in stored.items() if id_ in {"", found.id}}
+    return log.cluster.committed(group, log.topic(topic))
 
 
 def topics_of(log: KafkaLog, group: str) -> tuple[str, ...]:
