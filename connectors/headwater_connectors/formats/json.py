@@ -86,8 +86,10 @@ class JsonCodec:
         self._value_bytes_max = value_bytes_max
         self._schema = dict(schema)
         self._wire = {name: wire_type(name, dtype) for name, dtype in schema.items()}
-        self._narrow = [narrowed(name, dtype) for name, dtype in schema.items()]
-        self._is_narrow = self._wire == self._schema
+        # Nothing where every column is read as its own type.
+        self._narrow = [
+            narrowed(name, dtype) for name, dtype in schema.items() if self._wire != self._schema
+        ]
         self._all_text = dict.fromkeys(schema, pl.String())
         self._text_columns = [name for name, dtype in schema.items() if dtype == pl.String]
 
@@ -114,7 +116,7 @@ class JsonCodec:
         wide = _read(lines, len(records), self._wire)
         if not isinstance(wide, pl.DataFrame):
             return None
-        frame = wide if self._is_narrow else wide.select(self._narrow)
+        frame = self._narrowed(wide)
         if frame is not wide and frame.null_count().row(0) != wide.null_count().row(0):
             return None
         not_text = self._not_text(frame, records, lines)
@@ -170,7 +172,7 @@ class JsonCodec:
         not_text = self._not_text(texts, records, lines)
         if not isinstance(not_text, dict):
             return not_text
-        frame = wide.select(self._narrow)
+        frame = self._narrowed(wide)
         misfits: dict[int, str] = {}
         for name, dtype in self._schema.items():
             lost = (texts[name].is_not_null() & frame[name].is_null()).to_numpy()
@@ -179,6 +181,10 @@ class JsonCodec:
                 misfits.setdefault(at, f"{message} (JSON type, format or range)")
         fits = np.delete(np.arange(count), list(misfits))
         return frame[fits], fits, misfits
+
+    def _narrowed(self, wide: pl.DataFrame) -> pl.DataFrame:
+        """Return what was read in the schema's types: the frame itself where it has them."""
+        return wide.select(self._narrow) if self._narrow else wide
 
     def _not_text(
         self, texts: pl.DataFrame, records: Sequence[bytes], lines: bytes

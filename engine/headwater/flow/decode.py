@@ -87,44 +87,29 @@ class Decoder:
             pl.Series("__arrival", records.timestamps_us[decoded.rows]),
             self._time,
         )
-        if self._are_in_time(frame):
-            return Rows(records, frame, decoded.rejects)
-        in_time = frame.select(
-            missing=pl.col("__ts").is_null(),
-            odd=~pl.col("__ts").is_between(EARLIEST_US, LATEST_US),
-            future=pl.col("__ts") > pl.col("__arrival") + self.stream.skew_us,
-        )
-        bad = (
-            in_time.select(pl.any_horizontal(pl.all().fill_null(value=False)))
-            .to_series()
-            .to_numpy()
-        )
-        rejects = list(decoded.rejects)
-        if bad.any():
-            rejects += [
-                self._time_reject(int(decoded.rows[i]), in_time.row(int(i)))
-                for i in np.flatnonzero(bad)
-            ]
-            rejects.sort(key=lambda reject: reject.row)
-            frame = frame.filter(pl.Series(~bad))
-        return Rows(records, frame, rejects)
-
-    def _are_in_time(self, frame: pl.DataFrame) -> bool:
-        """Tell at a glance that every row's time is there and possible; False: look closer."""
         times = frame["__ts"]
         if times.null_count():
-            return False
+            times = times.fill_null(LATEST_US + 1)  # as impossible as any other
         stamps = times.to_numpy()
-        late_us = frame["__arrival"].to_numpy() + self.stream.skew_us
-        in_range = (stamps >= EARLIEST_US) & (stamps <= LATEST_US)
-        return bool((in_range & (stamps <= late_us)).all())
+        possible = (stamps >= EARLIEST_US) & (stamps <= LATEST_US)
+        in_time = possible & (stamps <= frame["__arrival"].to_numpy() + self.stream.skew_us)
+        rejects = list(decoded.rejects)
+        if not in_time.all():
+            rejects += [
+                self._time_reject(
+                    int(decoded.rows[i]), frame["__ts"][int(i)], possible=bool(possible[i])
+                )
+                for i in np.flatnonzero(~in_time)
+            ]
+            rejects.sort(key=lambda reject: reject.row)
+            frame = frame.filter(pl.Series(in_time))
+        return Rows(records, frame, rejects)
 
-    def _time_reject(self, row: int, why: tuple[bool | None, ...]) -> Reject:
+    def _time_reject(self, row: int, time_us: int | None, *, possible: bool) -> Reject:
         column = self.stream.event_time.column
-        missing, odd, _ = why
-        if missing:
+        if time_us is None:
             return Reject(row, "no_event_time", f'column "{column}" is missing, null or not a time')
-        if odd:
+        if not possible:
             return Reject(
                 row, "event_time_range", f'column "{column}" is outside the years 1 to 9999'
             )

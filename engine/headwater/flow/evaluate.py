@@ -16,7 +16,7 @@ from headwater.state.events import event_words, positions_of
 from headwater.state.keys import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -55,9 +55,8 @@ class Evaluated:
         self.shard.apply(self.view_id, self.keys, self.events, self.fetched)
 
 
-def evaluate(views: Iterable[ViewPlan], runs: Sequence[Run], metrics: Metrics) -> list[Evaluated]:
+def evaluate(views: Sequence[ViewPlan], runs: Sequence[Run], metrics: Metrics) -> list[Evaluated]:
     """Run the row logic of each view once over all runs; return one batch per view and shard."""
-    views = list(views)
     runs = sorted(runs, key=lambda run: run.shard.number)
     table = pa.Table.from_batches([run.rows for run in runs])
     lengths = np.array([run.rows.num_rows for run in runs])

@@ -180,11 +180,12 @@ def _add_view(views: dict[str, View], view: View) -> None:
 
 def _view_plan(view: View) -> ViewPlan:
     features = view.features
+    layout = layout_of(features, f'view "{view.name}"')
     return ViewPlan(
         view,
         fingerprint(canonical_view(view)),
         Binding(features.rows.stream.topic, features.entity.name, features.on),
-        layout := layout_of(features, f'view "{view.name}"'),
+        layout,
         _columns_read(view, layout),
     )
 
