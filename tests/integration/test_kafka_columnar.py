@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import kafka_broker
 import pytest
 from confluent_kafka import KafkaError, Producer
 from log_harness import PATIENCE_S, drain, fill, numbers, reader
@@ -29,13 +28,6 @@ if TYPE_CHECKING:
     from headwater_connectors.log.kafka_consumer import KafkaConsumer
 
 pytestmark = pytest.mark.kafka
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[Broker]:
-    broker = kafka_broker.start()
-    yield broker
-    broker.stop()
 
 
 @pytest.fixture

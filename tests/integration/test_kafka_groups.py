@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import kafka_broker
 import pytest
 from cluster_process import wait_until
+from confluent_kafka.admin import AdminClient
 from log_harness import PATIENCE_S, fill
 
 from headwater.errors import ConfigError, NotFoundError
@@ -22,22 +23,16 @@ from headwater_connectors.log.kafka_groups import (
     owners_of,
     topics_of,
 )
+from headwater_connectors.log.log import Topic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from kafka_broker import Broker
 
     from headwater_connectors.log.kafka_consumer import KafkaConsumer
 
 pytestmark = pytest.mark.kafka
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[Broker]:
-    broker = kafka_broker.start()
-    yield broker
-    broker.stop()
 
 
 @pytest.fixture
@@ -47,6 +42,16 @@ def log(broker: Broker) -> Iterator[KafkaLog]:
         for topic in log.topics():
             if topic.name.startswith("groups."):
                 log.delete_topic(topic.name)
+
+
+@pytest.fixture(autouse=True)
+def _no_admin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse the request that ends the process where a coordinator moves."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("asked through librdkafka's AdminClient")
+
+    monkeypatch.setattr(AdminClient, "list_consumer_group_offsets", refuse)
 
 
 def _join(log: KafkaLog, group: str, topic: str, name: str, **config: str) -> KafkaConsumer:
@@ -121,20 +126,74 @@ def test_committed_counts_only_for_the_topic_that_is_there_now(log: KafkaLog) ->
     assert committed(log, "keeper", "groups.t") == {}
 
 
-def test_an_unreachable_broker_is_named() -> None:
-    with (
-        closing(KafkaLog("127.0.0.1:1", timeout_s=0.3)) as log,
-        pytest.raises(KafkaUnreachableError, match=r'look up group "g".*127\.0\.0\.1:1'),
-    ):
-        members(log, "g")
-    with (
-        closing(KafkaLog("127.0.0.1:1", timeout_s=0.3)) as log,
-        pytest.raises(KafkaUnreachableError, match=r'look up group "g".*127\.0\.0\.1:1'),
-    ):
-        owners_of(log, "g", "t")
+def test_offsets_and_topics_of_a_group_are_asked_of_no_admin_client(log: KafkaLog) -> None:
+    for name in ("groups.a", "groups.b", "groups.c"):
+        log.create_topic(name, partitions=3, append_time=False)
+    with closing(log.consumer("counts")) as consumer:
+        consumer.commit("groups.a", {0: 4, 2: 0})
+        consumer.commit("groups.c", {1: 9})
+    assert committed(log, "counts", "groups.a") == {0: 4, 2: 0}
+    assert committed(log, "counts", "groups.b") == {}
+    assert topics_of(log, "counts") == ("groups.a", "groups.c")
+    assert topics_of(log, "no-such-group") == ()
 
 
-def test_who_has_no_right_on_a_group_is_told(broker: Broker) -> None:
+def test_who_asks_is_no_member_and_moves_no_task(log: KafkaLog) -> None:
+    log.create_topic("groups.a", partitions=2, append_time=False)
+    moved: list[list[int]] = []
+
+    def given(partitions: list[int]) -> dict[int, int]:
+        moved.append(partitions)
+        return dict.fromkeys(partitions, 0)
+
+    def taken(partitions: list[int], *, lost: bool) -> None:
+        moved.append(partitions)
+        assert not lost
+
+    with closing(log.consumer("watched")) as consumer:
+        consumer.subscribe("groups.a", given, taken)
+        for _ in range(int(PATIENCE_S / 0.1)):
+            consumer.poll(10, 0.1)
+            if moved:
+                break
+        consumer.commit("groups.a", {0: 1, 1: 2})
+        before = members(log, "watched")
+        for _ in range(3):
+            assert committed(log, "watched", "groups.a") == {0: 1, 1: 2}
+            assert topics_of(log, "watched") == ("groups.a",)
+            consumer.poll(10, 0.1)
+        assert members(log, "watched") == before
+        assert len(moved) == 1
+
+
+def _members(log: KafkaLog) -> None:
+    members(log, "g")
+
+
+def _owners(log: KafkaLog) -> None:
+    owners_of(log, "g", "t")
+
+
+def _offsets(log: KafkaLog) -> None:
+    log.cluster.committed("g", Topic("t", "id", 1, append_time=False))
+
+
+@pytest.mark.parametrize(
+    ("ask", "doing"),
+    [(_members, "look up"), (_owners, "look up"), (_offsets, "offsets of")],
+)
+def test_an_unreachable_broker_is_named(ask: Callable[[KafkaLog], None], doing: str) -> None:
+    with (
+        closing(KafkaLog("127.0.0.1:1", timeout_s=0.3)) as log,
+        pytest.raises(KafkaUnreachableError, match=doing + r' group "g".*127\.0\.0\.1:1'),
+    ):
+        ask(log)
+
+
+@pytest.mark.parametrize("ask", [_members, _offsets])
+def test_who_has_no_right_on_a_group_is_told(
+    broker: Broker, ask: Callable[[KafkaLog], None]
+) -> None:
     if broker.secured_servers is None:
         pytest.skip("this broker has no listener with credentials")
     name, password = kafka_broker.BROKER_USER
@@ -148,7 +207,7 @@ def test_who_has_no_right_on_a_group_is_told(broker: Broker) -> None:
         closing(KafkaLog(broker.secured_servers, config=config)) as log,
         pytest.raises(ConfigError, match="grant this user the right on the group"),
     ):
-        members(log, "g")
+        ask(log)
 
 
 def test_a_member_that_was_fenced_joins_anew_and_one_of_two_with_an_id_gives_up(

@@ -41,13 +41,6 @@ sales = hw.view(
 """
 
 
-@pytest.fixture(scope="module")
-def broker() -> Iterator[Broker]:
-    broker = kafka_broker.start()
-    yield broker
-    broker.stop()
-
-
 @pytest.fixture
 def log(broker: Broker) -> Iterator[KafkaLog]:
     with contextlib.closing(KafkaLog(broker.bootstrap_servers)) as log:
