@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from typing import TYPE_CHECKING, Any
 
 from bench.child import Child
 from bench.ingest_topic import fill, make_topic
 from bench.ingest_workload import Load
+from headwater.cli.demo.broker import free_ports
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,8 +27,9 @@ def measure_restart(servers: str, topic: str, folder: Path, *, entities: int) ->
     once. Under another one they would wait until the session of the dead one has timed out.
     """
     make_topic(servers, topic)
+    (port,) = free_ports(1)
     arguments = ["--servers", servers, "--topic", topic, "--namespace", topic]
-    arguments += ["--folder", str(folder / topic), "--port", str(_free_port())]
+    arguments += ["--folder", str(folder / topic), "--port", str(port)]
     first = Load(entities, entities, uniform=True)
     fill(servers, topic, first.records())
     with Child("bench.ingest_worker", ["catch-up", *arguments], folder) as worker:
@@ -57,8 +58,3 @@ def measure_restart(servers: str, topic: str, folder: Path, *, entities: int) ->
         "replayed_events": more.events,
         "filling_events_per_s": entities / filled["seconds"],
     }
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

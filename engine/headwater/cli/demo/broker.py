@@ -24,7 +24,7 @@ from headwater.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BOOTSTRAP_VARIABLE", "BROKER_USER", "Broker", "NoBrokerError", "start"]
+__all__ = ["BOOTSTRAP_VARIABLE", "BROKER_USER", "Broker", "NoBrokerError", "free_ports", "start"]
 
 BOOTSTRAP_VARIABLE = "HEADWATER_KAFKA__BOOTSTRAP_SERVERS"
 # Without the last one Kafka's server jars log nowhere.
@@ -120,7 +120,7 @@ def _in_docker() -> Broker:
             probe.connect(address.removeprefix("unix://"))
     containers = importlib.import_module("testcontainers.core.container")
 
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     settings = {
         "KAFKA_NODE_ID": "1",
         "KAFKA_PROCESS_ROLES": "broker,controller",
@@ -192,7 +192,7 @@ class _Process:
         self._class_path = class_path
         self._folder = Path(tempfile.mkdtemp(prefix="headwater-kafka-"))
         self._process: subprocess.Popen[bytes] | None = None
-        plain, secured, controller = _free_ports(3)
+        plain, secured, controller = free_ports(3)
         self.bootstrap_servers = f"127.0.0.1:{plain}"
         self.secured_servers = f"127.0.0.1:{secured}"
         try:
@@ -308,7 +308,7 @@ _SMALL = {
 }
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Return ports that were free a moment ago, all different."""
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
