@@ -1,9 +1,8 @@
-"""A contestant in a process of its own, and what the kernel says that a process has used."""
+"""A contestant in a process of its own, which talks in lines of JSON."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Child", "ContestantError", "process_cpu_s"]
+__all__ = ["Child", "ContestantError"]
 
 _ROOT = Path(__file__).parents[1]
 _STOP_S = 30.0
@@ -88,12 +87,3 @@ class Child:
         finally:
             self._process.stdout.close()
             self._errors.close()
-
-
-def process_cpu_s(pid: int | None) -> float | None:
-    """Return the CPU seconds a process has used, user and system; None where nobody says."""
-    stat = Path(f"/proc/{pid}/stat")
-    if pid is None or not stat.exists():
-        return None
-    fields = stat.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

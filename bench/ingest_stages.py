@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
 import resource
 import threading
 import time
 from collections import defaultdict
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from bench.threads import threads_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,8 +53,6 @@ _NATIVE = {
     "rocksdb": "rocksdb",
     "jemalloc": "allocator",
 }
-_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
-_TASKS = Path("/proc/self/task")
 
 
 def find_stage(module: str, name: str) -> tuple[object, str]:
@@ -172,15 +170,7 @@ def _by_thread() -> dict[str, float]:
     """Return the CPU seconds of every thread there is, by what it is for."""
     python = {thread.native_id: _role(thread.name) for thread in threading.enumerate()}
     found: defaultdict[str, float] = defaultdict(float)
-    for task in _TASKS.iterdir() if _TASKS.exists() else ():
-        try:
-            stat = (task / "stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue  # it has just ended
-        name, _, fields = stat.partition("(")[2].rpartition(")")
-        user, system = fields.split()[11:13]
+    for thread, name, seconds in threads_of("self"):
         native = next((to for prefix, to in _NATIVE.items() if name.startswith(prefix)), "rest")
-        role = python.get(int(task.name), native)
-        # In ticks of 10 ms: short runs know little of their native threads.
-        found[role] += (int(user) + int(system)) / _TICKS_A_SECOND
+        found[python.get(thread, native)] += seconds
     return dict(found)
