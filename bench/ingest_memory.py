@@ -101,7 +101,7 @@ class InMemory:
             self._update(rows, records.partition)
 
     def _update(self, rows: Rows, partition: int) -> None:
-        keyed = self._wire.keyed(rows.frame, len(self.shards))
+        keyed = self._wire.keyed([rows.frame], len(self.shards))
         newest_us = int(rows.frame["__ts"].max())  # type: ignore[arg-type]
         runs = [
             Run(shard, partition, part)

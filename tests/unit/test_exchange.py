@@ -60,7 +60,7 @@ def wire_and_binding() -> tuple:
 def test_rows_of_every_type_come_back_as_they_were() -> None:
     wire, binding = wire_and_binding()
     frame = every_type()
-    keyed = wire.keyed(frame, 1)
+    keyed = wire.keyed([frame], 1)
     header = Header("id", binding.id, 2, 2, 9, 3, at_end=False)
     value = wire.encode(header, keyed.of_shard(0))
     found, body = split(value)
@@ -76,7 +76,7 @@ def test_rows_of_every_type_come_back_as_they_were() -> None:
 def test_a_slice_of_rows_holds_only_its_rows() -> None:
     wire, binding = wire_and_binding()
     frame = every_type()
-    table = wire.keyed(frame, 1).of_shard(0)
+    table = wire.keyed([frame], 1).of_shard(0)
     header = Header("id", binding.id, 0, 3, 5, 2, at_end=False)
     batch = wire.decode(split(wire.encode(header, table.slice(1, 2)))[1])
     assert pl.DataFrame(pl.from_arrow(batch)).drop("__key").equals(frame[[1, 3]])
@@ -115,7 +115,7 @@ def test_rows_are_shared_out_by_their_keys_and_keep_their_order(shards: int) -> 
     one = every_type()[:1]
     frame = pl.concat([one.with_columns(text=pl.lit(f"k{n % 7}")) for n in range(40)])
     frame = frame.with_columns(pl.Series("__offset", range(40)))
-    keyed = wire.keyed(frame, shards)
+    keyed = wire.keyed([frame], shards)
     parts = [pl.DataFrame(pl.from_arrow(keyed.of_shard(shard))) for shard in range(shards)]
     assert sum(part.height for part in parts) == 40
     owners: dict[str, int] = {}

@@ -60,7 +60,7 @@ class Lanes:
         frame = frame.with_columns(
             pl.Series("__offset", list(rows), pl.Int64), pl.col("at").alias("__ts")
         )
-        table = wire.keyed(frame, 1).of_shard(0)
+        table = wire.keyed([frame], 1).of_shard(0)
         assert table.num_rows == len(rows)
         header = Header(
             TOPIC_ID, binding or wire.binding.id, partition, start, end, len(rows), at_end=False

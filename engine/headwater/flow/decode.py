@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import polars as pl
 
-from headwater_connectors.formats.codec import CODECS, CodecOptions, Decoded, Reject
+from headwater_connectors.formats.codec import CODECS, CodecOptions, Reject
 from headwater_connectors.log.packed_column import BytesColumn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from headwater.definitions.stream import Stream
+    from headwater_connectors.formats.codec import Decoded
     from headwater_connectors.formats.schema_registry import RegistrySettings
     from headwater_connectors.log.log import Records
 
@@ -52,39 +57,45 @@ class Decoder:
 
     def decode(self, records: Records) -> Rows:
         """Return the rows that decode, in order, and a reject for each record that doesn't."""
-        decoded = self._codec.decode(records.values)
-        return self._timed(records, decoded)
+        (rows,) = self.decode_all([records])
+        return rows
 
     def decode_all(self, runs: Sequence[Records]) -> list[Rows]:
-        """Return the rows of each run, as `decode` does, for the cost of one small batch.
+        """Return the rows of each run, all for the cost of one small batch.
 
         A codec takes values one by one or together with the same outcome, so runs may share a call.
         """
-        values = [run.values for run in runs]
-        if len(runs) < 2 or not all(isinstance(each, BytesColumn) for each in values):
-            return [self.decode(run) for run in runs]
-        together = self._codec.decode(BytesColumn.join(cast("list[BytesColumn]", values)))
+        if not runs:
+            return []
+        decoded = self._codec.decode(_joined([run.values for run in runs]))
+        offsets = np.concatenate([run.offsets for run in runs])
+        arrivals = np.concatenate([run.timestamps_us for run in runs])
+        frame, at, rejects = self._timed(decoded, offsets, arrivals)
         ends = np.cumsum([0, *map(len, runs)])
-        cuts = np.searchsorted(together.rows, ends)
-        refused = np.searchsorted([reject.row for reject in together.rejects], ends)
-        found = []
-        for at, run in enumerate(runs):
-            begin = int(ends[at])
-            rows = slice(*cuts[at : at + 2].tolist())
-            rejects = together.rejects[slice(*refused[at : at + 2].tolist())]
-            decoded = Decoded(
-                together.frame[rows],
-                together.rows[rows] - begin,
-                [replace(reject, row=reject.row - begin) for reject in rejects],
+        cuts = np.searchsorted(at, ends).tolist()
+        refused = np.searchsorted([reject.row for reject in rejects], ends).tolist()
+        return [
+            Rows(
+                run,
+                frame[slice(*cuts[number : number + 2])],
+                [
+                    replace(reject, row=reject.row - int(ends[number]))
+                    for reject in rejects[slice(*refused[number : number + 2])]
+                ],
             )
-            found.append(self._timed(run, decoded))
-        return found
+            for number, run in enumerate(runs)
+        ]
 
-    def _timed(self, records: Records, decoded: Decoded) -> Rows:
-        """Add the system columns, and refuse rows whose time can't be."""
+    def _timed(
+        self, decoded: Decoded, offsets: NDArray[np.int64], arrivals: NDArray[np.int64]
+    ) -> tuple[pl.DataFrame, NDArray[np.int64], list[Reject]]:
+        """Add the system columns, and refuse rows whose time can't be.
+
+        Returns the rows, the places of their records among `offsets`, and the rejects by place.
+        """
         frame = decoded.frame.with_columns(
-            pl.Series("__offset", records.offsets[decoded.rows]),
-            pl.Series("__arrival", records.timestamps_us[decoded.rows]),
+            pl.Series("__offset", offsets[decoded.rows]),
+            pl.Series("__arrival", arrivals[decoded.rows]),
             self._time,
         )
         times = frame["__ts"]
@@ -93,17 +104,16 @@ class Decoder:
         stamps = times.to_numpy()
         possible = (stamps >= EARLIEST_US) & (stamps <= LATEST_US)
         in_time = possible & (stamps <= frame["__arrival"].to_numpy() + self.stream.skew_us)
-        rejects = list(decoded.rejects)
-        if not in_time.all():
-            rejects += [
-                self._time_reject(
-                    int(decoded.rows[i]), frame["__ts"][int(i)], possible=bool(possible[i])
-                )
-                for i in np.flatnonzero(~in_time)
-            ]
-            rejects.sort(key=lambda reject: reject.row)
-            frame = frame.filter(pl.Series(in_time))
-        return Rows(records, frame, rejects)
+        if in_time.all():
+            return frame, decoded.rows, list(decoded.rejects)
+        late = [
+            self._time_reject(
+                int(decoded.rows[i]), frame["__ts"][int(i)], possible=bool(possible[i])
+            )
+            for i in np.flatnonzero(~in_time)
+        ]
+        rejects = sorted([*decoded.rejects, *late], key=attrgetter("row"))
+        return frame.filter(pl.Series(in_time)), decoded.rows[in_time], rejects
 
     def _time_reject(self, row: int, time_us: int | None, *, possible: bool) -> Reject:
         column = self.stream.event_time.column
@@ -118,3 +128,11 @@ class Decoder:
             " own timestamp"
         )
         return Reject(row, "future_event_time", text)
+
+
+def _joined(columns: Sequence[Sequence[bytes | None]]) -> Sequence[bytes | None]:
+    if len(columns) == 1:
+        return columns[0]
+    if all(isinstance(each, BytesColumn) for each in columns):
+        return BytesColumn.join(cast("list[BytesColumn]", columns))
+    return list(chain.from_iterable(columns))

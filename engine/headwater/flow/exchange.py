@@ -19,6 +19,8 @@ from headwater.kernels.keys import partition_rows, shard_of
 from headwater.state.keys import canonical_keys
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from headwater.definitions.stream import Stream
@@ -77,17 +79,20 @@ def parts_of(lane: str) -> tuple[str, str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Keyed:
-    """Rows in shard order, by offset within a shard: shard s has `rows[starts[s]:starts[s + 1]]`.
+    """Rows of some runs by run and shard, and by offset within: the place of both is `r·S + s`.
 
-    Columns are the key, the source offset, the event time, then the stream's own.
+    Place p has `rows[starts[p]:starts[p + 1]]`. Columns are the key, the source offset, the event
+    time, then the stream's own.
     """
 
     rows: pa.RecordBatch
     starts: NDArray[np.int64]
+    shards: int
 
-    def of_shard(self, shard: int) -> pa.RecordBatch:
-        """Return a shard's rows, without copying."""
-        begin, end = int(self.starts[shard]), int(self.starts[shard + 1])
+    def of_shard(self, shard: int, run: int = 0) -> pa.RecordBatch:
+        """Return what a run has for a shard, without copying."""
+        place = run * self.shards + shard
+        begin, end = int(self.starts[place]), int(self.starts[place + 1])
         return self.rows.slice(begin, end - begin)
 
 
@@ -99,19 +104,25 @@ class Wire:
     stream: Stream
     schema: pa.Schema
 
-    def keyed(self, frame: pl.DataFrame, shards: int) -> Keyed:
-        """Return decoded rows by shard; a row with a null in its key has no place in a shard."""
+    def keyed(self, frames: Sequence[pl.DataFrame], shards: int) -> Keyed:
+        """Return decoded rows by run and shard: a frame is a run, together they cost one batch.
+
+        A row with a null in its key has no place in a shard.
+        """
+        frame = frames[0] if len(frames) == 1 else pl.concat(frames, rechunk=True)
         keys = canonical_keys(frame, self.binding.columns)
-        valid = np.flatnonzero(keys.valid)
-        keys = keys.take(valid)
-        owners = np.empty(len(keys), np.int32)
-        shard_of(keys.hashes, shards, owners)
-        order, starts = partition_rows(owners, shards)
-        rows = self._record_batch(frame[valid[order]], keys.take(order).to_arrow())
-        return Keyed(rows, starts)
+        places = np.empty(len(keys), np.int32)
+        shard_of(keys.hashes, shards, places)
+        if len(frames) > 1:
+            runs = np.arange(len(frames), dtype=np.int32)
+            places += np.repeat(runs * np.int32(shards), [each.height for each in frames])
+        places[~keys.valid] = -1
+        order, starts = partition_rows(places, len(frames) * shards)
+        return Keyed(self._record_batch(frame[order], keys.take(order).to_arrow()), starts, shards)
 
     def _record_batch(self, frame: pl.DataFrame, keys: pa.Array) -> pa.RecordBatch:
-        columns = frame.select("__offset", "__ts", *self.stream.schema)
+        names = ("__offset", "__ts", *self.stream.schema)
+        columns = pl.DataFrame([frame.get_column(name) for name in names])
         arrow = columns.to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks()
         arrays = [
             keys,

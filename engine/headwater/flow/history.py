@@ -72,7 +72,7 @@ class History:
                 for records in patiently(poll):
                     frame = self._decoders[topic].decode(records).frame
                     frame = frame[: int(frame["__offset"].search_sorted(last, side="right"))]
-                    keyed = wire.keyed(frame, self._shards)
+                    keyed = wire.keyed([frame], self._shards)
                     for shard in range(self._shards):
                         yield shard, keyed.of_shard(shard)
                     done = records.next_offset - 1

@@ -109,13 +109,15 @@ class Ingest:
 
     def publish(self, batches: Batches) -> Batches:
         """Send rows to their shards; commit what every shard has been told of."""
-        rows = [batch for batch in batches if isinstance(batch, Rows)]
-        for batch in rows:
-            # A driver may hold a batch back until its partition has gone to another worker.
-            if batch.records.partition in self._next:
-                self._publisher.send(batch)
-                self._next[batch.records.partition] = batch.records.next_offset
-        if rows:
+        # A driver may hold a batch back until its partition has gone to another worker.
+        runs = [
+            batch
+            for batch in batches
+            if isinstance(batch, Rows) and batch.records.partition in self._next
+        ]
+        if runs:
+            self._publisher.send(runs)
+            self._next.update({run.records.partition: run.records.next_offset for run in runs})
             self._producer.dispatch()
         ticks = [batch for batch in batches if isinstance(batch, Tick)]
         for tick in ticks:

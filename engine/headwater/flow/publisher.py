@@ -67,10 +67,18 @@ class Publisher:
         """Send nothing more of a partition."""
         del self._lanes[partition]
 
-    def send(self, rows: Rows) -> None:
-        """Send rows to their shards, unacknowledged yet."""
-        for lane in self._lanes[rows.records.partition]:
-            self._send_lane(lane, rows, rows.records.next_offset - 1)
+    def send(self, runs: Sequence[Rows]) -> None:
+        """Send the rows of a poll to their shards, unacknowledged yet."""
+        frames = [run.frame for run in runs]
+        for number, wire in enumerate(self._wires):
+            keyed = wire.keyed(frames, self._shards)
+            # Counted first: a full buffer is sent on the way, and a shard may be quick.
+            self._published(keyed.rows.num_rows)
+            for at, run in enumerate(runs):
+                lane = self._lanes[run.records.partition][number]
+                for shard in range(self._shards):
+                    rows = keyed.of_shard(shard, at)
+                    self._send_rows(lane, shard, rows, run.records.next_offset - 1)
 
     def tell(self, partition: int, to_offset: int, *, at_end: bool) -> None:
         """Send a progress record to every shard that hasn't been told of `to_offset` yet."""
@@ -98,13 +106,6 @@ class Publisher:
                     at_end=after is not None,
                     after_offset=-1 if after is None else after[shard],
                 )
-
-    def _send_lane(self, lane: _Lane, rows: Rows, to_offset: int) -> None:
-        keyed = lane.wire.keyed(rows.frame, self._shards)
-        # Counted first: a full buffer is sent on the way, and a shard may be quick.
-        self._published(keyed.rows.num_rows)
-        for shard in range(self._shards):
-            self._send_rows(lane, shard, keyed.of_shard(shard), to_offset)
 
     def _send_rows(self, lane: _Lane, shard: int, rows: pa.RecordBatch, to_offset: int) -> None:
         """Send a shard's rows in as few records as they fit."""

@@ -48,7 +48,7 @@ def warm_up(plan: Plan) -> None:
         for binding, wire in wires_of(plan).items():
             columns = {"__offset": pl.Int64(), "__ts": pl.Int64(), **wire.stream.schema}
             frame = pl.DataFrame(schema=columns)
-            rows = wire.keyed(frame, 1).of_shard(0)
+            rows = wire.keyed([frame], 1).of_shard(0)
             views = [view for view in plan.views.values() if view.binding.id == binding]
             evaluate(views, [Run(shard, 0, rows)], Metrics())
             for view in views:
