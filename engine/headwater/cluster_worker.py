@@ -26,6 +26,7 @@ from headwater.flow.plans_topic import PlansTopic
 from headwater.flow.settings import WorkerSettings
 from headwater.flow.starts import resolve_start
 from headwater.flow.stream_reset import with_cure
+from headwater.flow.turns import Turns
 from headwater.flow.warm_up import warm_up
 from headwater.flow.worker import Worker
 from headwater.logs import get_logger
@@ -92,6 +93,7 @@ class ClusterWorker:
         self._boot_clock = boot_clock
         self._driver = driver
         self._stop = threading.Event()
+        self._turns = Turns()
         self._error: BaseException | None = None
         self._threads: list[threading.Thread] = []
         self._polled_at: dict[int, float] = {}
@@ -218,7 +220,11 @@ class ClusterWorker:
         me = threading.get_ident()
         self._polled_at[me] = time.monotonic()
         watched = [
-            replace(pipeline, source=_Watched(pipeline.source, self._polled_at, me))
+            replace(
+                pipeline,
+                source=_Watched(pipeline.source, self._polled_at, me),
+                stages=(self._turns.of(pipeline.stages),),
+            )
             for pipeline in group
         ]
         try:

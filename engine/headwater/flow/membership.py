@@ -46,8 +46,12 @@ class Assignee(Protocol):
 class Membership(Protocol):
     """Hands the partitions of topics to this worker's tasks."""
 
-    def consumer(self, group: str, topic: Topic) -> Consumer:
-        """Return a consumer of the group for one topic."""
+    def consumer(self, group: str, topic: Topic, *, fetch_min_bytes: int = 1) -> Consumer:
+        """Return a consumer of the group for one topic.
+
+        With `fetch_min_bytes` above 1 a broker may let records gather before it answers: for those
+        whom nobody waits for.
+        """
         ...
 
     def join(self, consumer: Consumer, topic: Topic, task: Assignee) -> None:
@@ -65,7 +69,13 @@ class Alone:
     def __init__(self, log: Log) -> None:
         self._log = log
 
-    def consumer(self, group: str, topic: Topic) -> Consumer:  # noqa: ARG002 - as Membership has it
+    def consumer(
+        self,
+        group: str,
+        topic: Topic,  # noqa: ARG002 - as Membership has it
+        *,
+        fetch_min_bytes: int = 1,  # noqa: ARG002
+    ) -> Consumer:
         """Return a consumer of the group."""
         return self._log.consumer(group)
 
@@ -98,7 +108,7 @@ class Shared:
         self._session_timeout_ms = session_timeout_ms
         self._abandoned = False
 
-    def consumer(self, group: str, topic: Topic) -> Consumer:
+    def consumer(self, group: str, topic: Topic, *, fetch_min_bytes: int = 1) -> Consumer:
         """Return a static member of the group; each topic has a member of its own."""
         config = {
             "client.id": self._target,
@@ -106,6 +116,8 @@ class Shared:
             # How soon partitions that a topic gains are noticed.
             "topic.metadata.refresh.interval.ms": "10000",
         }
+        if fetch_min_bytes > 1:
+            config["fetch.min.bytes"] = str(fetch_min_bytes)
         # With the protocol of KIP-848 the broker sets these.
         if self._log.group_protocol == "classic":
             config["session.timeout.ms"] = str(self._session_timeout_ms)

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Worker"]
 
+# Files are written by the ten seconds: fetches that bring little would only cost.
+_ARCHIVE_FETCH_BYTES = 256 << 10
+
 
 class Worker:
     """Ingest, shard and archive tasks of a plan in one process: all of them, or a group's share.
@@ -208,7 +211,9 @@ class Worker:
         return DeadLetters(self._producer, known[name])
 
     def _archive_pipeline(self, topic: Topic, archive: Archive) -> Pipeline:
-        consumer = self._membership.consumer(f"{self.settings.namespace}.archive", topic)
+        consumer = self._membership.consumer(
+            f"{self.settings.namespace}.archive", topic, fetch_min_bytes=_ARCHIVE_FETCH_BYTES
+        )
         task = ArchiveTask(
             Decoder(self.plan.streams[topic.name], self._registry),
             topic.id,
