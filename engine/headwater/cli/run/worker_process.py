@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -17,7 +19,8 @@ import headwater
 from headwater.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
     from typing import NoReturn
 
     from prometheus_client import Metric
@@ -32,6 +35,7 @@ __all__ = ["Lifecycle", "Limits", "Timing", "Worker", "registry_of", "work"]
 _log = get_logger(__name__)
 
 _LOOK_S = 0.1
+_LAST_RESORT_S = 2.0
 
 
 class Worker(Protocol):
@@ -145,6 +149,20 @@ def _die(code: int) -> NoReturn:
     os._exit(code)
 
 
+@contextmanager
+def _last_resort(limit_s: float) -> Iterator[None]:
+    """End this process with code 1 if what is inside takes longer, even without the interpreter.
+
+    A call of a library that holds the interpreter and never returns would stop the clock below as
+    well: librdkafka has been seen to wait like that in `incremental_unassign`, within a close.
+    """
+    faulthandler.dump_traceback_later(limit_s, exit=True, file=sys.__stderr__)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """What tests replace: the clock (seconds), waiting, and the end of the process."""
@@ -152,6 +170,7 @@ class Timing:
     clock: Callable[[], float] = time.monotonic
     wait: Callable[[float], None] = time.sleep
     kill: Callable[[int], NoReturn] = _die
+    last_resort: Callable[[float], AbstractContextManager[None]] = _last_resort
 
 
 _REAL = Timing()
@@ -190,7 +209,8 @@ def work(
         _log.info("worker_stops", limit_s=limits.stop_s)
     lifecycle.is_stopping = True
     stop = _Call(partial(_stop, worker, start), "headwater-stop")
-    _wait_for(stop, signals, limits, timing)
+    with timing.last_resort(limits.stop_s + _LAST_RESORT_S):
+        _wait_for(stop, signals, limits, timing)
     for later in (start.error, stop.error):
         if error is None:
             error = later
