@@ -260,6 +260,15 @@ class Cluster:
 
         wait_until(is_shared, lambda: f"{targets} share {self.owned('shards')}")
 
+    def wait_stored(self) -> None:
+        """Return when every shard has a checkpoint where other workers find it."""
+        store = self.folder / "state" / "checkpoints"
+
+        def stored() -> set[str]:
+            return {path.parents[1].name for path in store.rglob("manifests/*")}
+
+        wait_until(lambda: len(stored()) == SHARDS, lambda: f"checkpoints of {stored()}")
+
     def read(self) -> int:
         """Return how many records of the topic were read and are safe in the exchange."""
         return sum(self._ingest_group.committed(self.topic).values())

@@ -19,6 +19,8 @@ def test_workers_hand_their_tasks_over_as_others_join_and_leave(namespace) -> No
             cluster.wait_shared([first.target, second.target])
             for worker in (first, second):
                 watched.enter_context(Watch(cluster, worker.target))
+            # A busy machine may let a session lapse: then nothing is written at the hand-over.
+            cluster.wait_stored()
             third = cluster.worker("third")
             third.start()
             cluster.wait_shared([first.target, second.target, third.target])
