@@ -156,7 +156,9 @@ def _last_resort(limit_s: float) -> Iterator[None]:
     A call of a library that holds the interpreter and never returns would stop the clock below as
     well: librdkafka has been seen to wait like that in `incremental_unassign`, within a close.
     """
-    faulthandler.dump_traceback_later(limit_s, exit=True, file=sys.stderr.fileno())
+    # What the process began with: by now another may stand in for it, without a file.
+    assert sys.__stderr__ is not None
+    faulthandler.dump_traceback_later(limit_s, exit=True, file=sys.__stderr__)
     try:
         yield
     finally:
