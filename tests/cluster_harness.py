@@ -262,12 +262,8 @@ class Cluster:
 
     def wait_stored(self) -> None:
         """Return when every shard has a checkpoint where other workers find it."""
-        store = self.folder / "state" / "checkpoints"
-
-        def stored() -> set[str]:
-            return {path.parents[1].name for path in store.rglob("manifests/*")}
-
-        wait_until(lambda: len(stored()) == SHARDS, lambda: f"checkpoints of {stored()}")
+        found = (self.folder / "state" / "checkpoints").rglob
+        wait_until(lambda: len({p.parents[1] for p in found("manifests/*")}) == SHARDS, "stored")
 
     def read(self) -> int:
         """Return how many records of the topic were read and are safe in the exchange."""
