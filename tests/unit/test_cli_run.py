@@ -5,8 +5,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -199,23 +197,6 @@ def test_who_has_not_stopped_in_time_is_killed_with_a_line_that_says_so(run, cap
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("headwater: error: the worker has not stopped within 20 s; it is killed")
     run.worker.may_stop.set()
-
-
-HOLDS_THE_INTERPRETER = """
-import ctypes
-from headwater.cli.run.worker_process import _last_resort
-with _last_resort(0.2):
-    ctypes.PyDLL(None).sleep(600)  # as C code that never gives it away
-"""
-
-
-def test_a_library_that_holds_the_interpreter_does_not_keep_the_process_alive() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", HOLDS_THE_INTERPRETER],
-        check=False, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "Timeout" in done.stderr
 
 
 def test_a_second_ctrl_c_kills_at_once(run) -> None:
