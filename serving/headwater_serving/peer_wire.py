@@ -174,6 +174,7 @@ def status_message(status: WorkerStatus) -> peer_pb2.GetStatusResponse:
         state_bytes=status.state_bytes,
         backlog_rows=status.backlog_rows,
         dead_letters=status.dead_letters,
+        history_left=status.history_left,
     )
 
 
@@ -188,6 +189,7 @@ def status_from(message: peer_pb2.GetStatusResponse) -> WorkerStatus:
         state_bytes=message.state_bytes,
         backlog_rows=message.backlog_rows,
         dead_letters=message.dead_letters,
+        history_left=message.history_left,
     )
 
 

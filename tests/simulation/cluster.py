@@ -95,7 +95,7 @@ class Cluster:
     def step(self, host: Host) -> None:
         """Let one thread of a host do something, or go on with what it was doing."""
         rng = self._rng
-        (strand,) = rng.choices(list(host.threads.values()), (4, 5, 2, 3))
+        (strand,) = rng.choices(list(host.threads.values()), (4, 5, 2, 3, 2))
         if strand.busy:
             if strand.may_go_on():
                 self.go_on(host, strand)
@@ -106,6 +106,8 @@ class Cluster:
         elif strand.name == "writer":
             if host.later.has_work():
                 self.on(host, strand, "write", host.later.run)
+        elif strand.name == "reader":
+            self.read_history(host)
         elif strand.name == "ingest":
             self.ingest(host, rng.randrange(len(host.ingests)))
         elif rng.random() < 0.1:
@@ -121,6 +123,11 @@ class Cluster:
     def apply(self, host: Host) -> None:
         """Let a host apply what is on the exchange."""
         self.on(host, host.threads["shards"], "shards", lambda: host.step(host.sink))
+
+    def read_history(self, host: Host) -> None:
+        """Let a host read a piece of the past that it wants."""
+        if host.ahead.has_work():
+            self.on(host, host.threads["reader"], "read history", host.ahead.run)
 
     def probe(self, host: Host) -> None:
         """Let a host ask how far the log is."""

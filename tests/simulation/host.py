@@ -68,7 +68,9 @@ class Host:
         self.is_open = False
         self.ingests: list[Pipeline] = []
         self.fuse = Fuse(broker.counts)
-        self.threads = {one: Strand(one) for one in ("ingest", "shards", "writer", "probe")}
+        self.threads = {
+            one: Strand(one) for one in ("ingest", "shards", "writer", "probe", "reader")
+        }
         self.peers: HostPeers | None = None
         self.guard: Guard | None = None
         self._bucket = bucket
@@ -104,6 +106,7 @@ class Host:
             lanes = Lanes(plan, self._starts, partitions)
             freshness = Freshness(self.boot_clock)
             self.guard = Guard(freshness, lanes.of_view, profile.max_staleness_us)
+        self.ahead = Later(self.fuse)
         self.worker = worker = Worker(
             plan,
             log,  # type: ignore[arg-type]
@@ -116,6 +119,7 @@ class Host:
             stored=self._stored(),
             guard=self.guard,
             peers=self.peers,
+            ahead=self.ahead,  # type: ignore[arg-type]
         )
         self.witness.worker = worker
         worker.checkpoints._executor = self.later = Later(self.fuse)  # type: ignore[assignment]
@@ -130,6 +134,7 @@ class Host:
         (self.sink,) = groups[1]
         if profile.slice_rows is not None:
             self.sink.stages[0]._slice_rows = profile.slice_rows  # type: ignore[attr-defined]
+        worker.backfill._rows_max = profile.piece_rows
         if worker.shards:
             self.witness.opened(list(worker.shards))
         self.is_open = True
@@ -222,6 +227,10 @@ class Host:
     def offsets(self) -> dict[int, int]:
         """Return how far each shard here has read the exchange."""
         return {n: s.next_offset for n, s in self.worker.shards.items()} if self.is_open else {}
+
+    def progress(self) -> tuple[dict[int, int], int]:
+        """Return how far the shards here are, and how much of their past is still to come."""
+        return self.offsets(), self.worker.backfill.left if self.is_open else 0
 
     def positions(self) -> dict[tuple[str, int], int]:
         """Return how far each source partition that is here has been read."""

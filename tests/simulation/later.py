@@ -1,4 +1,4 @@
-"""The executor of a worker's checkpoints: its thread is a strand, or whoever waits for the job."""
+"""The executors of a worker: each one's thread is a strand, or whoever waits for the job."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 __all__ = ["Later"]
 
 
-class _Job(Future[None]):
+class _Job(Future[Any]):
     """Work that is done when the scheduler says so, or at the latest when someone waits for it."""
 
-    def __init__(self, work: Callable[[], None], fuse: Fuse) -> None:
+    def __init__(self, work: Callable[[], Any], fuse: Fuse) -> None:
         super().__init__()
         self._work = work
         self._fuse = fuse
@@ -27,13 +27,13 @@ class _Job(Future[None]):
             return
         self.begun = True
         try:
-            self._work()
+            found = self._work()
         except BaseException as error:  # noqa: BLE001 - kept for whoever waits, as a thread's
             self.set_exception(error)
         else:
-            self.set_result(None)
+            self.set_result(found)
 
-    def result(self, timeout: float | None = None) -> None:
+    def result(self, timeout: float | None = None) -> Any:
         self.run()
         self._fuse.wait(self.done)
         return super().result(timeout)
@@ -46,7 +46,7 @@ class Later:
         self._jobs: list[_Job] = []
         self._fuse = fuse
 
-    def submit(self, function: Callable[..., None], *arguments: Any) -> _Job:
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> _Job:
         self._jobs = [job for job in self._jobs if not job.done()]
         self._jobs.append(_Job(lambda: function(*arguments), self._fuse))
         return self._jobs[-1]
@@ -58,7 +58,11 @@ class Later:
         for job in self._jobs:
             job.run()
 
-    def shutdown(self) -> None:
+    def shutdown(self, *, wait: bool = True, cancel_futures: bool = False) -> None:
+        if cancel_futures:
+            self._jobs = [job for job in self._jobs if job.begun]
+        if not wait:
+            return
         self.run()
         for job in self._jobs:
             self._fuse.wait(job.done)

@@ -8,14 +8,16 @@ from unittest.mock import patch
 
 from msgspec.structs import replace
 
+from headwater.flow.backfill import Backfill
 from headwater.flow.checkpoints import Checkpoints
+from headwater.flow.exchange import parts_of
 from headwater.flow.freshness import Freshness, Guard
 from headwater.flow.ingest import Ingest
-from headwater.flow.new_views import NewViews
 from headwater.flow.publisher import Publisher
 from headwater.flow.shard_opener import ShardOpener
 from headwater.flow.shard_task import ShardTask
 from headwater.flow.shards import Shards
+from headwater.state.loading import Loading
 from headwater.state.shard import Shard
 from headwater_connectors.log.log import NotAMemberError
 
@@ -140,25 +142,38 @@ def _forget_what_is_not_stored() -> _Change:
 def _new_views_without_their_past() -> _Change:
     """Let a new view begin with what comes live."""
 
-    def build(self, opened):
+    def begin(self, opened):
         for shard in opened:
             shard.unbuilt.clear()
 
-    return NewViews, "build", build
+    return Backfill, "begin", begin
 
 
 def _new_views_past_their_seam() -> _Change:
     """Give a new view its past up to the source's end: above the seam that comes live too."""
+    real = Backfill._stretches
 
-    def build(self, view, shards):
-        topic = view.stream.topic
-        for partition, end in enumerate(self._history._log.end_offsets(topic)):
-            stretch = (self._starts[topic].position(partition) - 1, end - 1)
-            for number, rows in self._history.rows(view.binding.id, partition, stretch):
-                if number in shards:
-                    self._apply(view, shards[number], partition, rows, end - 1)
+    def stretches(self, shard, view_id):
+        topic = self._plan.views[view_id].stream.topic
+        ends = self._history._log.end_offsets(topic)
+        found = real(self, shard, view_id)
+        return {lane: replace(one, seam=ends[parts_of(lane)[2]] - 1) for lane, one in found.items()}
 
-    return NewViews, "_build", build
+    return Backfill, "_stretches", stretches
+
+
+def _read_before_its_past_is_there() -> _Change:
+    """Show what a view has while its past is still on its way."""
+
+    def check_loaded(self, view_id):
+        del self.loading[view_id]
+
+    return Shard, "_check_loaded", check_loaded
+
+
+def _cursors_of_now() -> _Change:
+    """Share the cursors with a checkpoint: written later, they are ahead of its rows."""
+    return Loading, "copy", lambda self: self
 
 
 def _ingest_from_the_end() -> _Change:
@@ -267,6 +282,8 @@ MUTANTS: dict[str, Callable[[], _Change]] = {
         _forget_what_is_not_stored,
         _new_views_without_their_past,
         _new_views_past_their_seam,
+        _read_before_its_past_is_there,
+        _cursors_of_now,
         _ingest_from_the_end,
         _go_on_where_committed,
         _keep_lost_shards,

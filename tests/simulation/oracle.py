@@ -67,6 +67,11 @@ def check_online(host: Host, pushed: Sequence[Pushed], t: int, counts: Counter[s
             assert (statuses[row] == Status.OUT_OF_RANGE) == too_old, (view.id, key, t)
             assert is_stale or too_old or not shard.filling, f"{view.id} of {key} is torn"
             counts["torn rows"] += shard.filling
+            if view.id in shard.loading:
+                assert statuses[row] == Status.WARMING or is_stale or too_old, (view.id, key)
+                assert got[row] == (None,) * width, f"{view.id} of {key}: half its past is shown"
+                counts["warming rows"] += 1
+                continue
             if too_old or shard.filling:
                 continue
             applied = {

@@ -42,6 +42,7 @@ class Profile:
     grows: bool  # topics gain partitions
     budget_bytes: int | None  # of rows in memory
     slice_rows: int | None  # that are applied at once
+    piece_rows: int  # of the past that are read at once
     lossless: bool  # nothing happens that may leave a hole, so there must be none
 
     @classmethod
@@ -105,5 +106,6 @@ class Profile:
             grows=is_grouped and not lossless and often(0.3),
             budget_bytes=rng.choice((None, None, None, 1 << 12)),
             slice_rows=rng.choice((None, None, 1, 4)),
+            piece_rows=rng.choice((1, 1, 3)),
             lossless=lossless,
         )

@@ -257,10 +257,12 @@ class Simulation:
                 cluster.probe(host)
         for host in cluster.alive():
             for _ in range(SINK_STEPS_MAX):
-                before = host.offsets()
+                before = host.progress()
                 if self._is_free(host, "shards"):
                     cluster.apply(host)
-                if host.offsets() == before:
+                if self._is_free(host, "reader"):
+                    cluster.read_history(host)
+                if host.progress() == before and not host.ahead.has_work():
                     break
 
     def _is_free(self, host: Host, thread: str) -> bool:

@@ -22,6 +22,8 @@ FOUND_AFTER = {
     "forget_what_is_not_stored": 12,
     "new_views_without_their_past": 38,
     "new_views_past_their_seam": 1,
+    "read_before_its_past_is_there": 1,
+    "cursors_of_now": 1,
     "ingest_from_the_end": 1,
     "go_on_where_committed": 2,
     "keep_lost_shards": 1,

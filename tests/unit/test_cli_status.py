@@ -101,6 +101,7 @@ def ask(target: str) -> WorkerStatus:
         state_bytes=5_000_000,
         backlog_rows=0,
         dead_letters=4,
+        history_left=1_200,
     )
 
 
@@ -131,8 +132,8 @@ def test_every_task_has_its_owner_and_how_far_it_is(log) -> None:
         "shop.ingest": "stable", "shop.shards": "stable", "shop.archive": "empty",
     }  # fmt: skip
     a, b = sorted(found.workers, key=lambda row: row.target)
-    assert (a.worker, a.tasks, a.state_bytes, a.dead_letters) == (
-        "worker-a", {"ingest": 1, "shard": 1}, 5_000_000, 4,
+    assert (a.worker, a.tasks, a.state_bytes, a.dead_letters, a.history_left) == (
+        "worker-a", {"ingest": 1, "shard": 1}, 5_000_000, 4, 1_200,
     )  # fmt: skip
     assert (b.worker, b.tasks, b.error) == ("b", {"ingest": 1, "shard": 1}, "no answer from b:1")
 
@@ -190,6 +191,7 @@ def test_the_tables_show_it_to_people(log) -> None:
         "1.2 s",
         "b does not answer: no answer from b:1",
         "tasks without a worker: 1; start one with headwater run",
+        "worker-a loads the past of new views: 1,200 records to go, they are WARMING until then",
     ):
         assert text in said
 

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 import headwater as hw
+from headwater.flow.decode import Decoder
+from headwater.flow.history import History
+from headwater.flow.starts import Start
+from headwater.plan.plan import compile_plan
+from headwater_connectors.archive.archive import Archive
+from headwater_connectors.archive.blobs import FolderBlobs
+from headwater_connectors.log.memory import MemoryLog
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from headwater.plan.plan import Plan
 
 BEGIN = datetime(2024, 3, 1, tzinfo=UTC)
 
@@ -104,3 +115,71 @@ def test_a_shard_whose_state_is_gone_is_rebuilt(tmp_path: Path) -> None:
         holes = store.worker.metrics.registry.get_sample_value
         assert holes("headwater_exchange_holes_total", {"shard": "1"}) == 2.0
         assert holes("headwater_exchange_holes_total", {"shard": "0"}) is None
+
+
+def test_what_the_topic_has_forgotten_comes_from_the_archive(tmp_path: Path) -> None:
+    with hw.local(ONE, path=tmp_path / "store", partitions=2) as store:
+        store.push("payments", events(1))
+        store.settle()
+    with hw.local(ONE, path=tmp_path / "store", partitions=2) as store:
+        store.push("payments", events(2))
+        store.settle()
+        # The last events are in the topic alone: the archive hasn't got to them yet.
+        log = store.worker.log
+        ends = log.end_offsets("payments")
+        archived = [store.worker.archive.position("payments", log.topic("payments").id, p) or 0
+                    for p in range(2)]  # fmt: skip
+        assert all(0 < at + 1 < end for at, end in zip(archived, ends, strict=True))
+        log.delete_records("payments", {p: at + 1 for p, at in enumerate(archived)})
+    with hw.local(ALL, path=tmp_path / "store", partitions=2) as store:
+        store.settle()
+        assert store.online("model", at=AT, **KEYS).equals(expected())
+
+
+SHOPS = hw.stream(
+    "shops", schema={"shop": pl.Int64, "at": pl.Int64}, event_time=hw.epoch("at", "us")
+)
+WITH_CITY = hw.stream(
+    "shops",
+    schema={"shop": pl.Int64, "at": pl.Int64, "city": pl.String},
+    event_time=hw.epoch("at", "us"),
+)
+
+
+def plan_of(stream: hw.Stream) -> Plan:
+    by_shop = stream.group_by(hw.entity("shop", key="shop")).window("1d").agg(seen=hw.count())
+    return compile_plan([hw.view("by_shop", features=by_shop)])
+
+
+def test_a_column_that_came_later_is_read_from_raw_records(tmp_path: Path) -> None:
+    at = int(BEGIN.timestamp() * 1_000_000)
+    log = MemoryLog(clock=lambda: at)
+    topic = log.create_topic("shops", partitions=1, append_time=False)
+    producer = log.producer()
+    for number in range(10):
+        value = {"shop": number, "at": at, "city": f"c{number}"}
+        producer.send("shops", 0, json.dumps(value).encode(), timestamp_us=at)
+    producer.flush()
+    archive = Archive(FolderBlobs(tmp_path), stamp="s")
+    consumer = log.consumer(None)
+    for stream, first, last in ((SHOPS, 0, 4), (WITH_CITY, 4, 8)):
+        consumer.assign("shops", {0: first})
+        (records,) = consumer.poll(100, 0.0)
+        rows = Decoder(stream).decode(records).frame
+        raw = pl.Series("__raw", list(records.values), pl.Binary)
+        archive.append(
+            "shops", topic.id, 0, rows.with_columns(raw)[: last - first],
+            from_offset=first - 1, to_offset=last - 1, frontier_us=at,
+        )  # fmt: skip
+    plan = plan_of(WITH_CITY)
+    starts = {"shops": Start(topic.id, {}, 0)}
+    history = History(plan, log, 1, starts, None, archive)
+    (binding,) = plan.bindings
+    # The first 4 from raw records, the next from typed columns, the last from the topic.
+    log.delete_records("shops", {0: 8})
+    pieces = list(history.read(binding.id, 0, (0, 9), rows_max=3))
+    rows = pl.concat([pl.DataFrame(pl.from_arrow(piece.of_shard(0))) for piece in pieces])
+    assert rows["city"].to_list() == [f"c{n}" for n in range(1, 10)]
+    assert rows["__offset"].to_list() == [*range(1, 10)]
+    assert [(p.after, p.upto) for p in pieces] == list(pairwise([0, *(p.upto for p in pieces)]))
+    assert max(piece.keyed.rows.num_rows for piece in pieces) <= 3

@@ -140,10 +140,10 @@ def test_a_status_arrives_as_it_was() -> None:
     )  # fmt: skip
     status = WorkerStatus(
         worker="w", target="h:1", namespace="n", started_us=2**50, tasks=tasks, state_bytes=2**40,
-        backlog_rows=3, dead_letters=4,
+        backlog_rows=3, dead_letters=4, history_left=2**40,
     )  # fmt: skip
     assert status_from(status_message(status)) == status
 
 
 def test_the_numbers_of_flags_are_those_of_the_contract() -> None:
-    assert [flag.value for flag in RowFlag] == [1, 2, 4]
+    assert [flag.value for flag in RowFlag] == [1, 2, 4, 8]

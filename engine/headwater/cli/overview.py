@@ -36,6 +36,7 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
     tasks: dict[str, int]  # by kind, as Kafka hands them out
     state_bytes: int | None = None
     dead_letters: int | None = None
+    history_left: int | None = None  # records that its new views wait for: they are WARMING
     started_us: int | None = None
     error: str | None = None
 
@@ -239,6 +240,7 @@ def _worker_row(target: str, said: WorkerStatus | str, owners: Mapping[_Key, _Ow
         tasks=tasks,
         state_bytes=said.state_bytes,
         dead_letters=said.dead_letters,
+        history_left=said.history_left,
         started_us=said.started_us,
     )
 

@@ -120,6 +120,12 @@ def _troubles(found: Overview) -> list[str]:
     if unowned:
         lines.append(f"tasks without a worker: {unowned}; start one with headwater run")
     lines += [
+        f"{worker.worker} loads the past of new views: {worker.history_left:,} records to go, they"
+        " are WARMING until then"
+        for worker in found.workers
+        if worker.history_left
+    ]
+    lines += [
         f"group {name} is rebalancing: owners are as the workers say"
         for name, state in found.groups.items()
         if state == "rebalancing"

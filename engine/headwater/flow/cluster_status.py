@@ -115,6 +115,7 @@ class ClusterStatus:
             state_bytes=worker.memory.used_bytes,
             backlog_rows=sum(task.lag or 0 for task in self._tasks() if task.kind == "shard"),
             dead_letters=int(dead),
+            history_left=worker.backfill.left,
         )
 
     def _tasks(self) -> list[TaskStatus]:

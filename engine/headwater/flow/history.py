@@ -1,4 +1,4 @@
-"""History: a stretch of a lane's past, read again from its source topic.
+"""History: a stretch of a stream's past, from the archive and, above its end, from the topic.
 
 It serves a hole in the exchange, a shard whose state is gone, and a view that is new to a shard.
 It is right whenever it runs: merges commute, and checkpoints are atomic.
@@ -6,31 +6,52 @@ It is right whenever it runs: merges commute, and checkpoints are atomic.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
 
 from headwater.flow.decode import Decoder
 from headwater.flow.exchange import wires_of
 from headwater.flow.patience import patiently
+from headwater_connectors.log.log import Records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import pyarrow as pa
 
+    from headwater.definitions.stream import Stream
+    from headwater.flow.exchange import Keyed
     from headwater.flow.starts import Start
     from headwater.plan.plan import Plan
+    from headwater_connectors.archive.archive import Archive
     from headwater_connectors.formats.schema_registry import RegistrySettings
     from headwater_connectors.log.log import Log
 
-__all__ = ["History"]
+__all__ = ["History", "Past"]
 
 _POLL_RECORDS = 16_384
 _POLL_TIMEOUT_S = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """The rows of one lane in the source offsets `(after, upto]`, by shard."""
+
+    after: int
+    upto: int
+    keyed: Keyed
+
+    def of_shard(self, shard: int) -> pa.RecordBatch:
+        """Return a shard's rows, by offset."""
+        return self.keyed.of_shard(shard)
+
+
 class History:
-    """Reads source topics again, as ingest would have sent them."""
+    """Reads what ingest has sent, or would have sent, once more."""
 
     def __init__(
         self,
@@ -39,10 +60,12 @@ class History:
         shards: int,
         starts: Mapping[str, Start],
         registry: RegistrySettings | None,
+        archive: Archive | None = None,
     ) -> None:
         self._log = log
         self._starts = starts
         self._shards = shards
+        self._archive = archive
         self._wires = wires_of(plan)
         self._decoders = {
             topic: Decoder(stream, registry) for topic, stream in plan.streams.items()
@@ -52,29 +75,117 @@ class History:
         """Return the last offset of a partition that isn't part of its stream any more."""
         return self._starts[self._wires[binding].stream.topic].position(partition) - 1
 
-    def rows(
-        self, binding: str, partition: int, stretch: tuple[int, int]
-    ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Yield (shard, rows) of the offsets `(from, to]` of a partition, by shard and offset.
+    def read(
+        self, binding: str, partition: int, stretch: tuple[int, int], *, rows_max: int
+    ) -> Iterator[Past]:
+        """Yield what the offsets `(from, to]` of a partition hold, in pieces of `rows_max` rows.
 
-        Raises OffsetLostError where the topic no longer holds them. While the log can't be reached
-        it waits: what asked for a stretch can't go on without it.
+        Raises OffsetLostError where neither the archive nor the topic holds them any more. While
+        the log can't be reached it waits: what asked for a stretch can't go on without it.
         """
         wire = self._wires[binding]
-        topic = wire.stream.topic
+        done, last = stretch
+        for frame, upto in self._frames(wire.stream, partition, stretch):
+            for begin in range(0, max(1, frame.height), rows_max):
+                part = frame.slice(begin, rows_max)
+                is_last = begin + rows_max >= frame.height
+                end = upto if is_last else int(part["__offset"][-1])
+                yield Past(done, end, wire.keyed([part], self._shards))
+                done = end
+        assert done >= last, f"history of {binding} ends at {done}, not at {last}"
+
+    def _frames(
+        self, stream: Stream, partition: int, stretch: tuple[int, int]
+    ) -> Iterator[tuple[pl.DataFrame, int]]:
+        """Yield decoded rows and the offset up to which they are all."""
+        done, last = stretch
+        if self._archive is not None and done < last:
+            for frame, upto in self._archived(self._archive, stream, partition, stretch):
+                yield frame, upto
+                done = upto
+        if done < last:
+            yield from self._from_topic(stream, partition, (done, last))
+
+    def _from_topic(
+        self, stream: Stream, partition: int, stretch: tuple[int, int]
+    ) -> Iterator[tuple[pl.DataFrame, int]]:
+        topic = stream.topic
         done, last = stretch
         consumer = self._log.consumer(None)
         try:
-            if done < last:
-                patiently(partial(consumer.assign, topic, {partition: done + 1}))
+            patiently(partial(consumer.assign, topic, {partition: done + 1}))
             while done < last:
                 poll = partial(consumer.poll, _POLL_RECORDS, _POLL_TIMEOUT_S)
                 for records in patiently(poll):
                     frame = self._decoders[topic].decode(records).frame
                     frame = frame[: int(frame["__offset"].search_sorted(last, side="right"))]
-                    keyed = wire.keyed([frame], self._shards)
-                    for shard in range(self._shards):
-                        yield shard, keyed.of_shard(shard)
                     done = records.next_offset - 1
+                    yield frame, min(done, last)
         finally:
             consumer.close()
+
+    def _archived(
+        self, archive: Archive, stream: Stream, partition: int, stretch: tuple[int, int]
+    ) -> Iterator[tuple[pl.DataFrame, int]]:
+        """Yield what is archived of a stretch, from its start on; nothing if that isn't there."""
+        topic_id = self._starts[stream.topic].topic_id
+        end = archive.position(stream.topic, topic_id, partition)
+        if end is None or end <= stretch[0]:
+            return
+        done, last = stretch[0], min(end, stretch[1])
+        # Rows from before a column was part of the stream have it in their raw records alone.
+        for upto, is_complete in self._complete(archive, stream, partition, (done, last)):
+            scanned = archive.scan(
+                stream.topic,
+                topic_id,
+                columns=dict(stream.schema) if is_complete else {},
+                stretches={partition: (done, upto)},
+                raw=not is_complete,
+                batch_rows=_POLL_RECORDS * 4,
+            )
+            for _, batch in scanned:
+                frame = batch if is_complete else self._decoded(stream, partition, batch)
+                yield frame, int(batch["__offset"][-1])
+            # Records that became no rows lie at the end.
+            yield pl.DataFrame(schema=_schema_of(stream)), upto
+            done = upto
+
+    def _complete(
+        self, archive: Archive, stream: Stream, partition: int, stretch: tuple[int, int]
+    ) -> Iterator[tuple[int, bool]]:
+        """Yield (offset, whether the archive has every column of the stream up to there)."""
+        begun, bounds = False, [stretch[0], stretch[0]]  # without every column, with them
+        topic_id = self._starts[stream.topic].topic_id
+        for manifest in archive.manifests(stream.topic, topic_id, partition):
+            if manifest.to_offset <= stretch[0]:
+                continue
+            if not begun and manifest.from_offset > stretch[0]:
+                return  # the archive begins later: the topic has to have it
+            begun = True
+            is_complete = stream.schema.keys() <= manifest.columns.keys()
+            bounds[is_complete] = min(manifest.to_offset, stretch[1])
+            if manifest.to_offset >= stretch[1]:
+                break
+        if bounds[0] > stretch[0]:
+            yield bounds[0], False
+        if bounds[1] > bounds[0]:
+            yield bounds[1], True
+
+    def _decoded(self, stream: Stream, partition: int, batch: pl.DataFrame) -> pl.DataFrame:
+        """Decode archived raw records as ingest would now."""
+        records = Records(
+            topic=stream.topic,
+            topic_id=self._starts[stream.topic].topic_id,
+            partition=partition,
+            offsets=np.array(batch["__offset"]),
+            timestamps_us=np.array(batch["__arrival"]),
+            keys=[None] * batch.height,
+            values=batch["__raw"].to_list(),
+            headers=[()] * batch.height,
+        )
+        return self._decoders[stream.topic].decode(records).frame
+
+
+def _schema_of(stream: Stream) -> dict[str, pl.DataType]:
+    system = ("__offset", "__ts", "__arrival")
+    return {**dict.fromkeys(system, pl.Int64()), **stream.schema}

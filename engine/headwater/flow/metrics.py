@@ -69,6 +69,18 @@ class Metrics:
             "headwater_checkpoint_store_failures", "Checkpoints that could not be stored",
             registry=registry,
         )  # fmt: skip
+        self.history_rows = Counter(
+            "headwater_history_rows", "Rows of the past read for views that were new to a shard",
+            registry=registry,
+        )  # fmt: skip
+        self.history_left = Gauge(
+            "headwater_history_left_records", "Records of the past that views still wait for",
+            registry=registry,
+        )  # fmt: skip
+        self.history_failures = Counter(
+            "headwater_history_failures", "Times the past of a view could not be read",
+            registry=registry,
+        )  # fmt: skip
         self.archived_rows = Counter(
             "headwater_archived_rows", "Rows written to the archive", ["topic"], registry=registry
         )

@@ -247,9 +247,10 @@ class ShardReader:
         statuses = np.where(values.valid.T == 1, Status.PRESENT, Status.NULL).astype(np.uint8)
         statuses[:, ~values.found] = Status.NOT_FOUND
         statuses[self._warming(view, t_us), :] = Status.WARMING
+        statuses[:, (flags & RowFlag.WARMING) != 0] = Status.WARMING
         statuses[:, (flags & RowFlag.STALE) != 0] = Status.STALE
         statuses[:, (flags & RowFlag.TOO_OLD) != 0] = Status.OUT_OF_RANGE
-        void = (flags & (RowFlag.TOO_OLD | RowFlag.UNREAD)) != 0
+        void = (flags & (RowFlag.TOO_OLD | RowFlag.UNREAD | RowFlag.WARMING)) != 0
         columns = feature_columns(view.layout, view.feature_names, values)
         return _ViewColumns(columns, statuses, void)
 

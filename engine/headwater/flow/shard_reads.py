@@ -48,6 +48,7 @@ class RowFlag(enum.IntFlag):
     TOO_OLD = 1  # the read time lies before the horizon; without values
     STALE = 2  # as of earlier than is allowed, or of no single moment
     UNREAD = 4  # nobody could be asked; without values, and STALE too
+    WARMING = 8  # the view's past is still on its way; without values
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,9 @@ class ShardReads:
         # Looked at after the rows: if the process stood still in between, they are old.
         if shard.filling or (guard and guard.is_stale(part.shard, shard.next_offset, view)):
             flags |= RowFlag.STALE
+        if view.id in shard.loading:
+            values.valid[:] = 0
+            flags |= RowFlag.WARMING
         if t_us < shard.horizon_us:
             values.valid[:] = 0
             flags |= RowFlag.TOO_OLD

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from headwater.flow.checkpoints import Checkpoints
     from headwater.flow.exchange import Header
-    from headwater.flow.history import History
+    from headwater.flow.history import History, Past
     from headwater.flow.metrics import Metrics
     from headwater.flow.pipeline import Batches
     from headwater.plan.plan import Plan
@@ -167,9 +167,8 @@ class ShardTask:
             )  # fmt: skip
 
         if header.from_offset > done:
-            for rows in self._fill(shard, header, (done, header.from_offset)):
-                for part, last in self._parts(rows):
-                    yield piece(part, last, offset, fills=True)
+            for past in self._fill(shard, header, (done, header.from_offset)):
+                yield piece(past.of_shard(shard.number), past.upto, offset, fills=True)
             yield piece(None, header.from_offset, offset)
         if header.to_offset <= done:
             yield piece(None, None, offset + 1)
@@ -183,15 +182,7 @@ class ShardTask:
         else:
             yield piece(None, header.to_offset, offset + 1)
 
-    def _parts(self, rows: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, int]]:
-        """Cut rows to slices; each comes with its last source offset."""
-        for begin in range(0, rows.num_rows, self._slice_rows):
-            part = rows.slice(begin, self._slice_rows)
-            yield part, part.column(1)[part.num_rows - 1].as_py()
-
-    def _fill(
-        self, shard: Shard, header: Header, stretch: tuple[int, int]
-    ) -> Iterator[pa.RecordBatch]:
+    def _fill(self, shard: Shard, header: Header, stretch: tuple[int, int]) -> Iterator[Past]:
         self._metrics.holes.labels(str(shard.number)).inc()
         _log.warning(
             "exchange_hole_filled",
@@ -200,9 +191,9 @@ class ShardTask:
             to=stretch[1],
             shard=shard.number,
         )
-        for number, rows in self._history.rows(header.binding, header.partition, stretch):
-            if number == shard.number:
-                yield rows
+        return self._history.read(
+            header.binding, header.partition, stretch, rows_max=self._slice_rows
+        )
 
     def _apply(self, pieces: list[_Piece]) -> None:
         """Apply pieces, all at once for a reader; half at a time where memory is too small."""

@@ -9,9 +9,9 @@ from headwater.logs import get_logger
 from headwater_connectors.log.log import LogUnreachableError, NotAMemberError
 
 if TYPE_CHECKING:
+    from headwater.flow.backfill import Backfill
     from headwater.flow.checkpoints import Checkpoints
     from headwater.flow.freshness import Freshness
-    from headwater.flow.new_views import NewViews
     from headwater.flow.pipeline import Batches
     from headwater.flow.shard_opener import ShardOpener
     from headwater.state.memory import Memory
@@ -40,7 +40,7 @@ class Shards:
         exchange: Topic,
         consumer: Consumer,
         checkpoints: Checkpoints,
-        new_views: NewViews,
+        backfill: Backfill,
         freshness: Freshness | None,
     ) -> None:
         self.held = held
@@ -49,7 +49,7 @@ class Shards:
         self._exchange = exchange
         self._consumer = consumer
         self._checkpoints = checkpoints
-        self._new_views = new_views
+        self._backfill = backfill
         self._freshness = freshness
         self._committed: dict[int, int] = {}
         self._committed_at_us = 0
@@ -57,10 +57,10 @@ class Shards:
     def assigned(self, partitions: list[int]) -> dict[int, int]:
         """Open shards and return where each goes on."""
         opened = self._opener.open([number for number in partitions if number not in self.held])
+        self._backfill.begin(opened)
         with self._memory.lock:
             self.held.update({shard.number: shard for shard in opened})
         shards = [self.held[number] for number in partitions]
-        self._new_views.build(shards)
         if self._freshness is not None:
             for shard in opened:
                 self._freshness.opened(shard.number)

@@ -40,3 +40,4 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     state_bytes: int
     backlog_rows: int
     dead_letters: int
+    history_left: int = 0  # records of the past that its new views still wait for

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from headwater.flow.archive_task import ArchiveTask
+from headwater.flow.backfill import Backfill
 from headwater.flow.backlog import Backlog
 from headwater.flow.checkpoints import Checkpoints
 from headwater.flow.decode import Decoder
@@ -13,7 +15,6 @@ from headwater.flow.history import History
 from headwater.flow.ingest import Ingest
 from headwater.flow.membership import Alone
 from headwater.flow.metrics import Metrics
-from headwater.flow.new_views import NewViews
 from headwater.flow.pipeline import LogSource, Pipeline, Tick
 from headwater.flow.publisher import Publisher
 from headwater.flow.reader import ShardReader
@@ -27,6 +28,7 @@ from headwater_connectors.log.log import LogUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Executor
 
     from headwater.flow.checkpoint_store import CheckpointStore
     from headwater.flow.freshness import Guard
@@ -51,7 +53,8 @@ _ARCHIVE_FETCH_BYTES = 256 << 10
 class Worker:
     """Ingest, shard and archive tasks of a plan in one process: all of them, or a group's share.
 
-    `guard` and `peers` are for a worker that has others beside it.
+    `guard` and `peers` are for a worker that has others beside it. `ahead` reads history; a thread
+    unless told.
     """
 
     def __init__(  # noqa: PLR0913 - what a worker is made of
@@ -69,6 +72,7 @@ class Worker:
         guard: Guard | None = None,
         peers: Peers | None = None,
         registry: RegistrySettings | None = None,
+        ahead: Executor | None = None,
     ) -> None:
         self.plan = plan
         self.log = log
@@ -87,7 +91,7 @@ class Worker:
         self._freshness = None if guard is None else guard.freshness
         self._backlog = Backlog(settings.backlog_rows_max, self.metrics.backlog_rows)
         self._registry = registry
-        self._history = History(plan, log, settings.shards, starts, registry)
+        self._history = History(plan, log, settings.shards, starts, registry, archive)
         self.checkpoints = Checkpoints(
             self.shards,
             self.memory,
@@ -98,16 +102,17 @@ class Worker:
             stored=stored,
             exchange_id=self._topic.id,
         )
-        self.reader = ShardReader(
+        self.backfill = Backfill(
             plan,
             self.shards,
             self.memory,
-            clock,
-            complete_from={topic: start.complete_from_us for topic, start in starts.items()},
-            shard_count=settings.shards,
-            guard=guard,
-            peers=peers,
+            self.metrics,
+            history=self._history,
+            starts=starts,
+            checkpoints=self.checkpoints,
+            ahead=ahead or ThreadPoolExecutor(1, thread_name_prefix="headwater-history"),
         )
+        self.reader = self._reader(guard, peers)
         opener = ShardOpener(
             plan,
             log,
@@ -125,6 +130,18 @@ class Worker:
             self.abandon()
             raise
 
+    def _reader(self, guard: Guard | None, peers: Peers | None) -> ShardReader:
+        return ShardReader(
+            self.plan,
+            self.shards,
+            self.memory,
+            self.clock,
+            complete_from={topic: one.complete_from_us for topic, one in self.starts.items()},
+            shard_count=self.settings.shards,
+            guard=guard,
+            peers=peers,
+        )
+
     def _join_shards(self, opener: ShardOpener) -> Pipeline:
         consumer = self._membership.consumer(f"{self.settings.namespace}.shards", self._topic)
         shards = Shards(
@@ -134,14 +151,7 @@ class Worker:
             exchange=self._topic,
             consumer=consumer,
             checkpoints=self.checkpoints,
-            new_views=NewViews(
-                self.plan,
-                self.memory,
-                self.metrics,
-                history=self._history,
-                starts=self.starts,
-                checkpoints=self.checkpoints,
-            ),
+            backfill=self.backfill,
             freshness=self._freshness,
         )
         task = ShardTask(
@@ -156,7 +166,7 @@ class Worker:
         )
         self._membership.join(consumer, self._topic, shards)
         source = LogSource(consumer, records_max=self.settings.poll_records_max, clock=self.clock)
-        return Pipeline("shards", source, (task, shards.commit, self._caught_up))
+        return Pipeline("shards", source, (task, self.backfill, shards.commit, self._caught_up))
 
     def pipelines(self) -> tuple[tuple[Pipeline, ...], ...]:
         """Return the pipelines, in groups that may each have a thread: ingest, shards, archive."""
@@ -246,7 +256,9 @@ class Worker:
                 return  # the next checkpoint asks again
 
     def is_applied(self, ends: dict[str, list[int]]) -> bool:
-        """Whether every shard here has applied each topic up to its end offsets."""
+        """Whether every shard here has applied each topic up to its end offsets, and its past."""
+        if self.backfill.left:
+            return False
         for name, offsets in ends.items():
             topic, start = self.log.topic(name), self.starts[name]
             for binding in self.plan.bindings_of(name):
@@ -275,6 +287,7 @@ class Worker:
             self._release()
 
     def _release(self) -> None:
+        self.backfill.close()
         # Under the lock: a read that is under way ends first, a later one is refused.
         with self.memory.lock:
             self.memory.release()

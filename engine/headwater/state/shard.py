@@ -10,6 +10,7 @@ from headwater.errors import StateError
 from headwater.kernels.rows import NO_HORIZON
 from headwater.plan.stamp import STATE_FORMAT
 from headwater.state.group import Group, Values
+from headwater.state.loading import Loading, Stretch
 from headwater.state.store import Mark
 
 if TYPE_CHECKING:
@@ -60,7 +61,10 @@ class Shard:
         self.exchange_id = exchange_id
         self.read_back_us = read_back_us
         self.groups = {one.id: Group(one, memory) for one in plan.views.values()}
+        # Views that this state has never seen: nobody has said yet where their past ends.
         self.unbuilt: set[str] = set()
+        # Views whose past is on its way, by id; nobody may read them yet.
+        self.loading: dict[str, Loading] = {}
         # While a hole is being filled the rows are those of no single exchange offset.
         self.filling = False
         self.applied: dict[str, int] = {}
@@ -85,9 +89,11 @@ class Shard:
         if mark is None:
             return
         self._check(mark)
-        # Views this state has never seen: their rows come from history, from the start.
-        self.unbuilt = {view_id for view_id in self.groups if view_id not in mark.views}
-        for view_id in self.unbuilt:
+        seen = {*mark.views, *mark.loading}
+        self.unbuilt = self.groups.keys() - seen
+        self.loading = {v: mark.loading[v] for v in self.groups if v in mark.loading}
+        # What has left the plan frees its space, and begins anew should it come back.
+        for view_id in self.unbuilt | (seen - self.groups.keys()):
             self.store.delete_view(view_id)
         self.applied = dict(mark.applied)
         # On an exchange that was made again the lanes go on as they were, from its first record.
@@ -117,7 +123,8 @@ class Shard:
             )
             raise StateError(msg)
         now = {one.id: one.fingerprint for one in self.plan.views.values()}
-        for view_id, fingerprint in mark.views.items():
+        before = {v: one.fingerprint for v, one in mark.loading.items()} | mark.views
+        for view_id, fingerprint in before.items():
             if now.get(view_id, fingerprint) != fingerprint:
                 name, version = view_id.split("@")
                 msg = (
@@ -181,6 +188,26 @@ class Shard:
                 values.found[rows] = True
         return values
 
+    def begin_loading(self, view_id: str, lanes: Mapping[str, Stretch]) -> None:
+        """Let the past of a view come, whose lanes lack these stretches; none is all there."""
+        self.unbuilt.discard(view_id)
+        self.loading[view_id] = Loading(self.groups[view_id].view.fingerprint, dict(lanes))
+        self._check_loaded(view_id)
+
+    def loaded(self, view_id: str, lane: str, cursor: int) -> None:
+        """Note how far a lane's past has come; with the last of it the view can be read."""
+        self.loading[view_id].lanes[lane].cursor = cursor
+        self._check_loaded(view_id)
+
+    def forgo(self, view_id: str, lane: str) -> None:
+        """Do without the rest of a lane's past."""
+        del self.loading[view_id].lanes[lane]
+        self._check_loaded(view_id)
+
+    def _check_loaded(self, view_id: str) -> None:
+        if not self.loading[view_id].left:
+            del self.loading[view_id]
+
     def begin_checkpoint(self) -> Checkpoint:
         """Copy out every row changed since the last finished checkpoint, and the mark."""
         mark = Mark(
@@ -195,9 +222,10 @@ class Shard:
             views={
                 one.id: one.fingerprint
                 for one in self.plan.views.values()
-                if one.id not in self.unbuilt
+                if one.id not in self.unbuilt and one.id not in self.loading
             },
             exchange_id=self.exchange_id,
+            loading={view_id: one.copy() for view_id, one in self.loading.items()},
         )
         rows: list[tuple[str, Blobs]] = [
             (view_id, group.copy(group.dirty(self.persisted_epoch)))

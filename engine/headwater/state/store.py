@@ -20,6 +20,7 @@ from rocksdict import (
 
 from headwater.errors import ConfigError, StateError
 from headwater.plan.stamp import STATE_FORMAT
+from headwater.state.loading import Loading  # noqa: TC001 - msgspec reads it
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -44,8 +45,9 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     next_offset: int  # the exchange offset to go on from
     applied: dict[str, int]  # lane → last source offset applied
     horizon_us: int
-    views: dict[str, str]  # view id → fingerprint
+    views: dict[str, str]  # view id → fingerprint, of those whose past is all there
     exchange_id: str = ""  # of the topic that next_offset is an offset of
+    loading: dict[str, Loading] = msgspec.field(default_factory=dict)  # the other views
 
 
 class Store:

@@ -67,7 +67,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("worker", "target", "namespace", "started_us", "tasks", "state_bytes", "backlog_rows", "dead_letters")
+    __slots__ = ("worker", "target", "namespace", "started_us", "tasks", "state_bytes", "backlog_rows", "dead_letters", "history_left")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +76,7 @@ class GetStatusResponse(_message.Message):
     STATE_BYTES_FIELD_NUMBER: _ClassVar[int]
     BACKLOG_ROWS_FIELD_NUMBER: _ClassVar[int]
     DEAD_LETTERS_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_LEFT_FIELD_NUMBER: _ClassVar[int]
     worker: str
     target: str
     namespace: str
@@ -84,7 +85,8 @@ class GetStatusResponse(_message.Message):
     state_bytes: int
     backlog_rows: int
     dead_letters: int
-    def __init__(self, worker: _Optional[str] = ..., target: _Optional[str] = ..., namespace: _Optional[str] = ..., started_us: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[TaskStatus, _Mapping]]] = ..., state_bytes: _Optional[int] = ..., backlog_rows: _Optional[int] = ..., dead_letters: _Optional[int] = ...) -> None: ...
+    history_left: int
+    def __init__(self, worker: _Optional[str] = ..., target: _Optional[str] = ..., namespace: _Optional[str] = ..., started_us: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[TaskStatus, _Mapping]]] = ..., state_bytes: _Optional[int] = ..., backlog_rows: _Optional[int] = ..., dead_letters: _Optional[int] = ..., history_left: _Optional[int] = ...) -> None: ...
 
 class TaskStatus(_message.Message):
     __slots__ = ("kind", "topic", "partition", "state", "next_offset", "end_offset", "freshness_ms")

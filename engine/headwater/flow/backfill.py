@@ -1,0 +1,217 @@
+"""Backfill: the past of views that are new to a shard, while their present comes live."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headwater.errors import HeadwaterError
+from headwater.flow.evaluate import Run, evaluate
+from headwater.flow.exchange import parts_of
+from headwater.flow.pipeline import Tick
+from headwater.logs import get_logger
+from headwater.state.arrow_views import int64_view
+from headwater.state.loading import Stretch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from concurrent.futures import Executor, Future
+
+    from headwater.flow.checkpoints import Checkpoints
+    from headwater.flow.evaluate import Evaluated
+    from headwater.flow.history import History, Past
+    from headwater.flow.metrics import Metrics
+    from headwater.flow.pipeline import Batches
+    from headwater.flow.starts import Start
+    from headwater.plan.plan import Plan
+    from headwater.state.memory import Memory
+    from headwater.state.shard import Shard
+
+__all__ = ["Backfill"]
+
+_log = get_logger(__name__)
+
+# A piece is applied in about 10 ms: so long do live events wait for it.
+_PIECE_ROWS = 8_192
+# About what a row of a new entity takes in one view, as in the shard task.
+_ROW_BYTES = 2048
+_PIECES_IDLE = 4
+_RETRY_US = 5_000_000
+
+
+class Backfill:
+    """A stage of the shards: gives views that their state has never seen their past, in pieces.
+
+    What a lane has applied when a shard first sees a view is the view's seam: above it rows come
+    live, the rest comes from history, with a cursor for each lane in the mark. So it may stop
+    anywhere, and it is right in whatever order the two come. Until the last of it is there the
+    view's answers are WARMING.
+
+    The next piece is read by `ahead` while the last one is applied, each once for all shards that
+    need it. What can't be read is tried again; live events go on meanwhile.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        shards: Mapping[int, Shard],
+        memory: Memory,
+        metrics: Metrics,
+        *,
+        history: History,
+        starts: Mapping[str, Start],
+        checkpoints: Checkpoints,
+        ahead: Executor,
+    ) -> None:
+        self._plan = plan
+        self._shards = shards
+        self._memory = memory
+        self._metrics = metrics
+        self._history = history
+        self._starts = starts
+        self._checkpoints = checkpoints
+        self._ahead = ahead
+        views = max(1, len(plan.views))
+        self._rows_max = min(_PIECE_ROWS, max(256, memory.headroom_bytes // (_ROW_BYTES * views)))
+        self._lane = ""  # which is being read
+        self._pieces: Iterator[Past] | None = None
+        self._next: Future[Past | None] | None = None
+        self._failed_at_us: int | None = None
+
+    def begin(self, opened: list[Shard]) -> None:
+        """Say of shards that were just opened which views' past they lack, and where it ends."""
+        for shard in opened:
+            for view_id in sorted(shard.unbuilt):
+                shard.begin_loading(view_id, self._stretches(shard, view_id))
+            for view_id in list(shard.loading):
+                current = self._stretches(shard, view_id)
+                for lane in shard.loading[view_id].lanes.keys() - current.keys():
+                    # Of a topic that was made again since: nobody can read its past any more.
+                    shard.forgo(view_id, lane)
+
+    def _stretches(self, shard: Shard, view_id: str) -> dict[str, Stretch]:
+        """Return each lane of a view with the offsets that were applied without it."""
+        view = self._plan.views[view_id]
+        start = self._starts[view.stream.topic]
+        found = {}
+        for lane, applied in shard.applied.items():
+            topic_id, binding, partition = parts_of(lane)
+            if (topic_id, binding) == (start.topic_id, view.binding.id):
+                found[lane] = Stretch(start.position(partition) - 1, applied)
+        return found
+
+    @property
+    def left(self) -> int:
+        """How many source records are still to be read; each is read once for all shards."""
+        return sum(upto - after for after, upto in self._lanes_left().values())
+
+    def _lanes_left(self) -> dict[str, tuple[int, int]]:
+        """Return of each lane the offsets `(from, to]` that some view in some shard lacks."""
+        found: dict[str, tuple[int, int]] = {}
+        for shard in list(self._shards.values()):
+            for loading in list(shard.loading.values()):
+                for lane, one in loading.lanes.items():
+                    if one.left:
+                        after, upto = found.get(lane, (one.cursor, one.seam))
+                        found[lane] = (min(after, one.cursor), max(upto, one.seam))
+        return found
+
+    def __call__(self, batches: Batches) -> Batches:
+        """Apply what history has brought by now: one piece beside live events, else some more."""
+        ticks = [batch for batch in batches if isinstance(batch, Tick)]
+        self._metrics.history_left.set(self.left)
+        for tick in ticks:
+            for _ in range(_PIECES_IDLE if tick.idle else 1):
+                past = self._piece(tick.now_us)
+                if past is None:
+                    break
+                self._apply(past)
+        return batches
+
+    def close(self) -> None:
+        """Read nothing more."""
+        self._ahead.shutdown(wait=False, cancel_futures=True)
+
+    def _piece(self, now_us: int) -> Past | None:
+        """Return the next piece if it is there, and have the one after it read."""
+        if self._next is None:
+            failed_at_us = self._failed_at_us
+            waits = failed_at_us is not None and abs(now_us - failed_at_us) < _RETRY_US
+            if waits or not self._begin_reading():
+                return None
+            self._read_on()
+        assert self._next is not None
+        if not self._next.done():
+            return None
+        reading, self._next, self._failed_at_us = self._next, None, None
+        try:
+            past = reading.result()
+        except HeadwaterError as error:
+            self._metrics.history_failures.inc()
+            _log.warning("history_not_read", lane=self._lane, reason=str(error))
+            self._failed_at_us = now_us
+            return None
+        if past is not None:
+            self._read_on()
+        return past
+
+    def _begin_reading(self) -> bool:
+        """Turn to the lane whose past is furthest behind; False if there is none."""
+        wanted = self._lanes_left()
+        if not wanted:
+            return False
+        self._lane = min(wanted, key=lambda lane: (wanted[lane][0], lane))
+        _, binding, partition = parts_of(self._lane)
+        self._pieces = self._history.read(
+            binding, partition, wanted[self._lane], rows_max=self._rows_max
+        )
+        return True
+
+    def _read_on(self) -> None:
+        assert self._pieces is not None
+        self._next = self._ahead.submit(next, self._pieces, None)
+
+    def _apply(self, past: Past) -> None:
+        """Fold a piece into every view that has had all before it, and move their cursors."""
+        wanted = self._wanted(past)
+        runs: dict[str, list[Run]] = defaultdict(list)
+        partition = parts_of(self._lane)[2]
+        for shard, view_id, stretch in wanted:
+            rows = past.of_shard(shard.number)
+            bounds = (stretch.cursor, stretch.seam)
+            begin, end = np.searchsorted(int64_view(rows.column(1)), bounds, side="right").tolist()
+            if begin < end:
+                runs[view_id].append(Run(shard, partition, rows.slice(begin, end - begin)))
+        evaluated = self._evaluate(runs)
+        if sum(one.words_wanted() for one in evaluated) > self._memory.free_words:
+            self._checkpoints.make_room()
+            # What was fetched from disk may be in memory no more.
+            evaluated = self._evaluate(runs)
+        with self._memory.lock:
+            for one in evaluated:
+                one.apply()
+            for shard, view_id, stretch in wanted:
+                shard.loaded(view_id, self._lane, min(past.upto, stretch.seam))
+        for view_id in {view_id for shard, view_id, _ in wanted if view_id not in shard.loading}:
+            _log.info("view_loaded", view=view_id, lane=self._lane)
+        self._metrics.history_rows.inc(past.keyed.rows.num_rows)
+        self._checkpoints.relieve()
+
+    def _evaluate(self, runs: Mapping[str, list[Run]]) -> list[Evaluated]:
+        return [
+            one
+            for view_id, found in runs.items()
+            for one in evaluate([self._plan.views[view_id]], found, self._metrics)
+        ]
+
+    def _wanted(self, past: Past) -> list[tuple[Shard, str, Stretch]]:
+        """Return who lacks a piece, and nothing before it."""
+        return [
+            (shard, view_id, stretch)
+            for shard in self._shards.values()
+            for view_id, loading in shard.loading.items()
+            if (stretch := loading.lanes.get(self._lane)) is not None
+            and past.after <= stretch.cursor < min(past.upto, stretch.seam)
+        ]
