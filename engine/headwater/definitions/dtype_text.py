@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import polars as pl
 
 if TYPE_CHECKING:
     from polars.datatypes import DataTypeClass
 
-__all__ = ["dtype_of", "dtype_text"]
+__all__ = ["dtype_of", "dtype_raw", "dtype_text"]
 
 _UNITS: Mapping[str, str] = {"Nanoseconds": "ns", "Microseconds": "us", "Milliseconds": "ms"}
 _PLAIN: Mapping[str, pl.DataType] = {
@@ -39,6 +40,13 @@ def dtype_of(raw: object) -> pl.DataType:
             return found
         raise ValueError(_refusal(kind))
     raise ValueError(_refusal(str(raw)))
+
+
+def dtype_raw(dtype: pl.DataType) -> Any:  # noqa: ANN401 - plain data, as Polars has it
+    """Return a type as the plain data that `dtype_of` reads; raise ValueError as that does."""
+    raw = msgspec.msgpack.decode(pl.lit(None).cast(dtype).meta.serialize())["Cast"]["dtype"]
+    dtype_of(raw)
+    return raw.get("Literal", raw)
 
 
 def _nested(kind: str, body: Any) -> pl.DataType | None:  # noqa: ANN401, PLR0911 - decoded, by kind

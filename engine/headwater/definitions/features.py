@@ -50,7 +50,7 @@ class Windowed:
     grouped: Grouped
     windows: tuple[Window, ...]
 
-    def agg(self, *unnamed: Aggregate, **aggregates: Aggregate) -> Features:
+    def agg(self, /, *unnamed: Aggregate, **aggregates: Aggregate) -> Features:
         """Name the aggregates; each is computed over each window as `name_window`."""
         rows = self.grouped.rows
         where = f'stream "{rows.stream.topic}", agg'
@@ -91,7 +91,7 @@ class Grouped:
     entity: Entity
     on: tuple[str, ...]
 
-    def agg(self, **_aggregates: Aggregate) -> Features:
+    def agg(self, /, **_aggregates: Aggregate) -> Features:
         """Refuse to aggregate before windows are chosen."""
         msg = (
             f'stream "{self.rows.stream.topic}", agg: choose windows first, e.g.'

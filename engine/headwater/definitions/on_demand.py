@@ -17,7 +17,7 @@ from headwater.errors import DefinitionError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["OnDemand", "RequestInput", "on_demand", "request"]
+__all__ = ["OnDemand", "RequestInput", "input_schema", "on_demand", "request"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +71,16 @@ def on_demand(
             odd = next(one for one in inputs if not isinstance(one, View | RequestInput))
             msg = f"{where}: input {odd!r} is neither a view nor hw.request(...)"
             raise DefinitionError(msg)
-        captured = capture(function, _input_schema(views, requests, where), where)
+        captured = capture(function, input_schema(views, requests, where), where)
         return OnDemand(name, views, requests, captured, inspect.getdoc(function) or "")
 
     return decorate
 
 
-def _input_schema(
+def input_schema(
     views: tuple[View, ...], requests: tuple[RequestInput, ...], where: str
 ) -> Mapping[str, pl.DataType]:
+    """Return the columns of the frame a function is given; raise DefinitionError for a twin."""
     schema: dict[str, pl.DataType] = {}
     columns = [(f.name, f.dtype) for view in views for f in view.features.features]
     columns += [(one.name, one.dtype) for one in requests]

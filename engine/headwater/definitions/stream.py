@@ -61,7 +61,7 @@ class Stream:
         """Keep the rows for which a row-wise predicate is true."""
         return Rows(self, (), self.schema).filter(predicate)
 
-    def with_columns(self, *exprs: pl.Expr, **named: pl.Expr) -> Rows:
+    def with_columns(self, /, *exprs: pl.Expr, **named: pl.Expr) -> Rows:
         """Add columns computed row by row."""
         return Rows(self, (), self.schema).with_columns(*exprs, **named)
 
@@ -87,7 +87,7 @@ class Rows:
             raise DefinitionError(msg)
         return replace(self, steps=(*self.steps, Filter(predicate)))
 
-    def with_columns(self, *exprs: pl.Expr, **named: pl.Expr) -> Rows:
+    def with_columns(self, /, *exprs: pl.Expr, **named: pl.Expr) -> Rows:
         """Add columns computed row by row; keys and the event time stay as they arrived."""
         where = f'stream "{self.stream.topic}", with_columns'
         columns = [(_output_name(expr, where), expr) for expr in exprs]

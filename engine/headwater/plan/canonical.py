@@ -66,7 +66,13 @@ def deserialize_expression(content: bytes) -> pl.Expr:
             naming = naming["Alias"][0]
         tree_of(naming)
         return pl.Expr.deserialize(io.BytesIO(content))
-    except (RefusedError, msgspec.DecodeError, pl.exceptions.PolarsError) as error:
+    except (
+        RefusedError,
+        RecursionError,
+        msgspec.DecodeError,
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,
+    ) as error:
         raise DefinitionError(
             f"a stored expression can't be read by Polars {pl.__version__} ({error}); {_CURE}"
         ) from error
