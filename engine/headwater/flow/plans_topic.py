@@ -6,19 +6,24 @@ say a thing at once the one whose record comes first is heard.
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from headwater.errors import ConfigError, NotFoundError, StateError
+from headwater.errors import ConfigError, DefinitionError, NotFoundError, StateError
 from headwater.flow.starts import Start  # noqa: TC001 - msgspec reads it
+from headwater.plan.document import DOCUMENT_BYTES_MAX, read_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from headwater.plan.plan import Plan
     from headwater_connectors.log.log import Log
 
-__all__ = ["Made", "PlansTopic", "Started"]
+__all__ = ["Applied", "Made", "PlansTopic", "Started"]
+
+RECORD_BYTES_MAX = 512 << 10
 
 _READ_RECORDS = 1_000
 _READ_TIMEOUT_S = 1.0
@@ -38,7 +43,27 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
     start: Start
 
 
-_Record = Made | Started
+class Applied(msgspec.Struct, frozen=True, tag="applied"):
+    """The definitions that count from here on, all of them; heard only in its turn, from 1 on."""
+
+    number: int
+    packed: bytes
+
+    @property
+    def document(self) -> bytes:
+        """The document of `headwater.plan.document`; raise StateError if it can't be unpacked."""
+        try:
+            # One byte more than may be: whoever reads it refuses that by its size.
+            return zlib.decompressobj().decompress(self.packed, DOCUMENT_BYTES_MAX + 1)
+        except zlib.error as error:
+            msg = (
+                f"plan number {self.number} can't be unpacked ({error}); apply the definitions"
+                " again: headwater apply"
+            )
+            raise StateError(msg) from error
+
+
+_Record = Made | Started | Applied
 
 
 class PlansTopic:
@@ -48,6 +73,7 @@ class PlansTopic:
         self.name = self.name_in(namespace)
         self.shards: int | None = None
         self.starts: dict[str, Started] = {}
+        self.applied: Applied | None = None
         self._log = log
         self._namespace = namespace
         self._next = 0
@@ -116,6 +142,39 @@ class PlansTopic:
         self._say(wanted)
         return self.starts[stream] == wanted
 
+    @property
+    def number(self) -> int:
+        """The number of the plan that counts, 0 where nothing is applied yet."""
+        return 0 if self.applied is None else self.applied.number
+
+    def apply(self, document: bytes, *, after: int) -> bool:
+        """Let a document count after the plan of that number; return False if another one does.
+
+        Raises DefinitionError for a document that is too big for one record.
+        """
+        wanted = Applied(after + 1, zlib.compress(document, 9))
+        if self.number != after:
+            return False
+        size = len(msgspec.json.encode(wanted))
+        if size > RECORD_BYTES_MAX:
+            msg = (
+                f"the definitions take {size} bytes in the plans topic, at most"
+                f" {RECORD_BYTES_MAX} fit; split them into two namespaces, or remove old versions:"
+                " headwater view remove"
+            )
+            raise DefinitionError(msg)
+        self._say(wanted)
+        return self.applied == wanted
+
+    def plan(self) -> Plan | None:
+        """Return the plan that counts, compiled; None where nothing is applied yet.
+
+        Raises StateError for one that this version, engine or namespace can't take.
+        """
+        if self.applied is None:
+            return None
+        return read_document(self.applied.document, self._namespace)
+
     def _say(self, record: _Record) -> None:
         self._log.create_topic(self.name, partitions=1, append_time=True)
         producer = self._log.producer()
@@ -137,6 +196,9 @@ class PlansTopic:
             raise StateError(msg) from error
         if isinstance(record, Made):
             self.shards = self.shards or record.shards
+        elif isinstance(record, Applied):
+            if record.number == self.number + 1:
+                self.applied = record
         else:
             known = self.starts.get(record.stream)
             if record.number == (1 if known is None else known.number + 1):
