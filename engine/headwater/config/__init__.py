@@ -7,6 +7,7 @@ from headwater.config.settings import (
     ClientConfig,
     Config,
     KafkaConfig,
+    RegistryConfig,
     SchemaRegistryConfig,
     WorkerConfig,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "Config",
     "Flags",
     "KafkaConfig",
+    "RegistryConfig",
     "SchemaRegistryConfig",
     "WorkerConfig",
     "load_config",

@@ -20,6 +20,7 @@ __all__ = [
     "ClientConfig",
     "Config",
     "KafkaConfig",
+    "RegistryConfig",
     "SchemaRegistryConfig",
     "WorkerConfig",
     "is_secret",
@@ -28,7 +29,7 @@ __all__ = [
 _PORT_MAX = 65_535
 _ANY_HOST = frozenset(("", "0.0.0.0", "::"))  # noqa: S104 - compared with, not bound to
 _SECRET = re.compile(
-    r"password|secret|token|jaas|passphrase|basic[._]auth|oauthbearer\.config|\.pem$|\.key$"
+    r"^registry|password|secret|token|jaas|passphrase|basic[._]auth|oauthbearer\.config|\.pem$|\.key$"
 )
 
 
@@ -189,6 +190,12 @@ class SchemaRegistryConfig(_Section):
     basic_auth: str = Field(default="", repr=False)
 
 
+class RegistryConfig(_Section):
+    """Where the registry is: a file of SQLite, or a PostgreSQL server with user and password."""
+
+    url: Annotated[str, Field(min_length=1, repr=False)] = "sqlite:///headwater-registry.db"
+
+
 class Config(BaseSettings):
     """All settings. Built by hand it has defaults; `load_config` reads the sources."""
 
@@ -205,6 +212,7 @@ class Config(BaseSettings):
     worker: WorkerConfig = Field(default_factory=WorkerConfig)
     client: ClientConfig = Field(default_factory=ClientConfig)
     schema_registry: SchemaRegistryConfig = Field(default_factory=SchemaRegistryConfig)
+    registry: RegistryConfig = Field(default_factory=RegistryConfig)
 
     @classmethod
     def settings_customise_sources(

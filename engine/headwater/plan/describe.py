@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from headwater.definitions.stream import Stream
     from headwater.plan.plan import Plan, ServicePlan, ViewPlan
 
-__all__ = ["plan_facts", "plan_text"]
+__all__ = ["plan_facts", "plan_text", "service_logic", "stream_logic", "view_logic"]
 
 _WORD_BYTES = 8
 
@@ -128,12 +129,7 @@ def _view_lines(view: ViewPlan, *, details: bool) -> list[str]:
     if not details:
         return lines
     lines += [f"  {label:<11} {text}" for label, text in _about(view) if text]
-    lines += [f"  step        {step_text(step)}" for step in view.steps]
-    for window in features.windows:
-        # "7d (hop 3h)" says both; a name of its own needs the width too.
-        text = str(window)
-        named = text.split(" ", maxsplit=1)[0] == window.name
-        lines.append(f"  window      {text if named else f'{window.name} = {text}'}")
+    lines += [f"  {line}" for line in _computed(view)]
     rows = [
         (one.name, str(one.aggregate), one.window.name, str(one.dtype)) for one in features.features
     ]
@@ -143,6 +139,53 @@ def _view_lines(view: ViewPlan, *, details: bool) -> list[str]:
         " an event"
     )
     return [*lines, ""]
+
+
+def _computed(view: ViewPlan) -> list[str]:
+    features = view.view.features
+    lines = [f"step        {step_text(step)}" for step in view.steps]
+    for window in features.windows:
+        # "7d (hop 3h)" says both; a name of its own needs the width too.
+        text = str(window)
+        named = text.split(" ", maxsplit=1)[0] == window.name
+        lines.append(f"window      {text if named else f'{window.name} = {text}'}")
+    return lines
+
+
+def stream_logic(stream: Stream) -> list[str]:
+    """Return what of a stream decides about values, a line for each thing that can change."""
+    unit = f" in {stream.event_time.unit}" if stream.event_time.unit else ""
+    return [
+        f"stream      {stream.topic}: {stream.format}",
+        f"event time  {stream.event_time.column}{unit}, skew {format_duration(stream.skew_us)}",
+        *(f"column      {name} {dtype}" for name, dtype in stream.schema.items()),
+    ]
+
+
+def view_logic(view: ViewPlan) -> list[str]:
+    """Return what decides about a view's values, a line for each thing that can change."""
+    key = f"key         {view.entity.name}: {_typed(view.key_dtypes.items())}"
+    return [
+        *stream_logic(view.stream),
+        f"{key} on {', '.join(view.binding.columns)}",
+        *_computed(view),
+        *(
+            f"feature     {one.name} {one.aggregate} {one.window.name} {one.dtype}"
+            for one in view.view.features.features
+        ),
+    ]
+
+
+def service_logic(found: ServicePlan) -> list[str]:
+    """Return what decides about a service's answers, a line for each thing that can change."""
+    names, columns = found.service.column_names(), found.service.columns
+    lines = [f"view        {one.id} by {', '.join(one.entity.key)}" for one in found.views]
+    for part in found.service.on_demands:
+        lines.append(f"on demand   {part.name} from {', '.join(one.name for one in part.views)}")
+        lines += [f"request     {one.name} {one.dtype}" for one in part.request]
+        lines += [f"step        {step_text(step)}" for step in part.captured.steps]
+    typed = zip(names, columns, strict=True)
+    return [*lines, *(f"column      {name} {dtype}" for name, (_, _, dtype) in typed)]
 
 
 def _about(view: ViewPlan) -> tuple[tuple[str, str], ...]:

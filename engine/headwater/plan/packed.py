@@ -292,12 +292,9 @@ class Packed(_Part, frozen=True):
     @classmethod
     def of(cls, plan: Plan) -> Packed:
         """Return a plan's definitions; raise DefinitionError for a type that can't be stored."""
-        entities: dict[str, Entity] = {}
-        for view_plan in plan.views.values():
-            entities.setdefault(view_plan.entity.name, view_plan.entity)
         return cls(
             streams={name: PackedStream.of(one) for name, one in plan.streams.items()},
-            entities={name: PackedEntity.of(one) for name, one in entities.items()},
+            entities={name: PackedEntity.of(one) for name, one in plan.entities.items()},
             views={name: PackedView.of(one) for name, one in plan.views.items()},
             services={name: PackedService.of(one) for name, one in plan.services.items()},
         )

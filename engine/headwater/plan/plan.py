@@ -111,6 +111,14 @@ class Plan:
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(plan_text(self))}</pre>"
 
+    @property
+    def entities(self) -> Mapping[str, Entity]:
+        """The entities by name, as the first view that has each spells it."""
+        found: dict[str, Entity] = {}
+        for view in self.views.values():
+            found.setdefault(view.entity.name, view.entity)
+        return found
+
     def service(self, name: str) -> ServicePlan:
         """Return a service by name; raise NotFoundError with the closest one."""
         if name not in self.services:

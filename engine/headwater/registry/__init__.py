@@ -1,0 +1,1 @@
+"""Versions of definitions: what was applied, by whom and when, in a SQL database for people."""

@@ -1,0 +1,157 @@
+"""What definitions would change of what is registered, in words a person can agree to."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from headwater.plan.describe import service_logic, stream_logic, view_logic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from headwater.plan.plan import Plan, ServicePlan, ViewPlan
+    from headwater.registry.records import Registered, ViewRecord
+
+__all__ = ["Action", "Change", "changes_of", "difference", "lines_of"]
+
+Action: TypeAlias = Literal["new", "changed", "metadata", "unchanged", "kept", "removed", "refused"]
+Kind: TypeAlias = Literal["stream", "entity", "view", "service"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What becomes of one definition: one sentence, and the lines that show it."""
+
+    kind: Kind
+    name: str
+    action: Action
+    sentence: str
+    details: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}: {self.sentence}"
+
+
+def changes_of(registered: Registered, plan: Plan) -> tuple[Change, ...]:
+    """Return what a plan would change, refused changes among them; nothing is written."""
+    views, services = registered.active_views, registered.active_services
+    kept: list[tuple[Kind, str]] = [("view", view) for view in views if view not in plan.views]
+    kept += [("service", name) for name in services if name not in plan.services]
+    return (
+        *_streams(registered, plan),
+        *_entities(registered, plan),
+        *(_view(registered, view) for view in plan.views.values()),
+        *(_service(registered, service) for service in plan.services.values()),
+        *(Change(kind, name, "kept", "kept: it is not in this file") for kind, name in kept),
+    )
+
+
+def lines_of(changes: Iterable[Change]) -> list[str]:
+    """Return changes as lines of text, the details below each."""
+    lines = []
+    for change in changes:
+        lines += [str(change), *(f"    {line}" for line in change.details)]
+    return lines
+
+
+def _streams(registered: Registered, plan: Plan) -> Iterable[Change]:
+    for name, stream in plan.streams.items():
+        logic = stream_logic(stream)
+        known = registered.streams.get(name)
+        if known is None:
+            yield Change("stream", name, "new", "new: workers will read its topic")
+        elif lines := difference(known.logic, logic):
+            yield Change("stream", name, "changed", "changed", lines)
+        elif known.start != str(stream.start):
+            begins = f"start: {known.start} -> {stream.start}"
+            sentence = "start changed; it counts only where a stream begins anew"
+            yield Change("stream", name, "metadata", sentence, (begins,))
+        else:
+            yield Change("stream", name, "unchanged", "unchanged")
+
+
+def _entities(registered: Registered, plan: Plan) -> Iterable[Change]:
+    for name, entity in plan.entities.items():
+        known = registered.entities.get(name)
+        keys = ", ".join(entity.key)
+        if known is None:
+            yield Change("entity", name, "new", f"new: keyed by {keys}")
+        elif known.keys != entity.key:
+            detail = f"key: {', '.join(known.keys)} -> {keys}"
+            yield Change("entity", name, "changed", "changed", (detail,))
+        elif known.description != entity.description:
+            detail = _edit("description", known.description, entity.description)
+            yield Change("entity", name, "metadata", "description changed", (detail,))
+        else:
+            yield Change("entity", name, "unchanged", "unchanged")
+
+
+def _view(registered: Registered, view: ViewPlan) -> Change:
+    known = registered.views.get(view.id)
+    versions = registered.versions(view.view.name)
+    if known is None:
+        beside = [one for one in versions if f"{view.view.name}@{one}" in registered.active_views]
+        others = ", ".join(f"{view.view.name}@{one}" for one in beside)
+        sentence = f"new, beside {others}" if others else "new"
+        return Change("view", view.id, "new", f"{sentence}: state of its own, built from history")
+    if known.fingerprint != view.fingerprint:
+        return _refused(known, view, max(versions) + 1)
+    if known.is_removed:
+        sentence = "was removed and comes back: its state is built anew, from history"
+        return Change("view", view.id, "new", sentence)
+    edits = _view_edits(known, view)
+    if edits:
+        return Change("view", view.id, "metadata", "logic unchanged, metadata changed", edits)
+    return Change("view", view.id, "unchanged", "unchanged")
+
+
+def _refused(known: ViewRecord, view: ViewPlan, free: int) -> Change:
+    was = "was removed, and had other logic" if known.is_removed else "has other logic"
+    return Change(
+        "view",
+        view.id,
+        "refused",
+        f"refused: version {known.version} {was}; give the new logic version={free}",
+        difference(known.logic, view_logic(view)),
+    )
+
+
+def _view_edits(known: ViewRecord, view: ViewPlan) -> tuple[str, ...]:
+    pairs = (
+        ("owner", known.owner, view.view.owner),
+        ("description", known.description, view.view.description),
+        ("tags", ", ".join(known.tags), ", ".join(view.view.tags)),
+    )
+    return tuple(_edit(label, old, new) for label, old, new in pairs if old != new)
+
+
+def _service(registered: Registered, service: ServicePlan) -> Change:
+    name, one = service.service.name, service.service
+    known = registered.active_services.get(name)
+    if known is None:
+        uses = ", ".join(view.id for view in service.views)
+        return Change("service", name, "new", f"new: {len(one.columns)} features of {uses}")
+    pairs = (
+        ("owner", known.owner, one.owner),
+        ("description", known.description, one.description),
+    )
+    edits = tuple(_edit(label, old, new) for label, old, new in pairs if old != new)
+    if known.revision != service.revision:
+        lines = difference(known.logic, service_logic(service))
+        said = "changed: answers come from the new revision at once"
+        return Change("service", name, "changed", said, (*(lines or ("the engine",)), *edits))
+    if edits:
+        return Change("service", name, "metadata", "answers unchanged, metadata changed", edits)
+    return Change("service", name, "unchanged", "unchanged")
+
+
+def difference(known: str, logic: Iterable[str]) -> tuple[str, ...]:
+    """Return the lines that differ, those of before with a minus, those of now with a plus."""
+    lines = difflib.ndiff(known.splitlines(), list(logic))
+    return tuple(line.rstrip() for line in lines if line[0] in "+-")
+
+
+def _edit(label: str, old: str, new: str) -> str:
+    return f"{label}: {old or '(none)'} -> {new or '(none)'}"
