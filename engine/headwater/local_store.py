@@ -16,8 +16,7 @@ from headwater.flow import plain_driver
 from headwater.flow.dead_letter_frame import dead_letter_frame
 from headwater.flow.events import json_records
 from headwater.flow.inputs import input_columns, name_of_input, series_of
-from headwater.flow.local_folder import LocalFolder
-from headwater.flow.settings import WorkerSettings
+from headwater.flow.local_folder import LocalFolder, local_settings
 from headwater.flow.starts import Start, resolve_start, us_of
 from headwater.flow.worker import Worker
 from headwater.offline.sources import ArchiveEvents, LogEvents, ParquetEvents
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
     from headwater.definitions.stream import Stream
     from headwater.flow.answer import Answer, ServiceInfo
+    from headwater.flow.settings import WorkerSettings
     from headwater.offline.sources import EventSource
     from headwater.plan.plan import Plan
     from headwater_connectors.log.log import Log
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 __all__ = ["LocalStore", "local"]
 
 _SETTLE_POLL_S = 0.002
-_SHARDS = 4
 
 
 def _clock_us() -> int:
@@ -72,9 +71,7 @@ def local(
         msg = "hw.local: nothing to serve; list services or views, e.g. hw.local([my_service])"
         raise DefinitionError(msg)
     folder = None if path is None else Path(path)
-    chosen = settings or WorkerSettings(
-        namespace="local", shards=LocalFolder.shards_of(folder) or _SHARDS, read_back_us=None
-    )
+    chosen = settings or local_settings(folder)
     return LocalStore(compile_plan(listed), folder, partitions, chosen, driver, clock)
 
 

@@ -86,7 +86,7 @@ def test_what_is_applied_is_registered_with_author_and_time(registry, topic) -> 
     )  # fmt: skip
     assert (record.added_by, record.added_us, record.removed_us) == ("ann", 17, None)
     assert record.fingerprint == plan_of(one).views["spend@1"].fingerprint
-    assert record.features == ("n_1h", "n_7d", "total_1h", "total_7d")
+    assert record.features["total_7d"] == "sum(x) over 7d, Float64"
     assert known.services["spending"].views == {"spend@1": record.fingerprint}
     assert known.entities["user"].keys == ("user",)
     assert list(known.streams) == ["orders"]
@@ -164,6 +164,16 @@ def test_a_service_is_cut_over_and_its_history_stays(registry, topic) -> None:
     before = registry.document("shop", history[0].applied_in)
     assert before is not None
     assert read_document(before, "shop").services["spending"].revision == history[0].revision
+
+
+def test_a_service_that_moves_to_a_view_without_values_is_warned_of(registry, topic) -> None:
+    applied(registry, topic, plan_of(service(view())))
+    (change,) = (
+        one
+        for one in proposed(registry, topic, plan_of(service(view(2, 5)))).changes
+        if one.kind == "service"
+    )
+    assert "spend@2 is new: its values say WARMING until it is built" in change.details[-1]
 
 
 def test_a_view_is_removed_only_when_no_service_uses_it(registry, topic) -> None:

@@ -6,10 +6,18 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from headwater.errors import ConfigError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.console import Console
     from rich.progress import Progress
 
-__all__ = ["progress_bars", "write_json", "write_text"]
+__all__ = ["is_agreed", "progress_bars", "table_console", "write_json", "write_table", "write_text"]
+
+# As wide as it must be where there is no terminal, so that nothing is cut off in a file.
+_FILE_COLUMNS = 200
 
 
 def write_text(text: str) -> None:
@@ -21,6 +29,35 @@ def write_text(text: str) -> None:
 def write_json(found: object) -> None:
     """Write one JSON document, on one line, to stdout."""
     write_text(json.dumps(found))
+
+
+def table_console() -> Console:
+    """Return a console on stdout for tables, as wide as the terminal."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=_FILE_COLUMNS)
+
+
+def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a table to stdout."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    table_console().print(table)
+
+
+def is_agreed() -> bool:
+    """Ask on the terminal whether to go on; raise ConfigError where there is none."""
+    if not sys.stdin.isatty():
+        msg = "nobody can be asked here; run it again with --yes"
+        raise ConfigError(msg)
+    sys.stdout.write("do it? [y/N] ")
+    sys.stdout.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 def progress_bars() -> Progress:

@@ -29,7 +29,8 @@ _HELP = (
 
 # Imported when called, so that help and version wait for nothing. The texts stand here for help.
 _COMMANDS = (
-    ("plan", "headwater.cli.plan:plan", "Check definitions and print the plan they compile to."),
+    ("plan", "headwater.cli.plan:plan", "Check definitions; print what they are and would change."),
+    ("apply", "headwater.cli.apply:apply", "Register definitions and hand them to the workers."),
     ("serve", "headwater.cli.serve:serve", "Keep features fresh in a folder and serve gRPC."),
     (
         "run",
@@ -40,6 +41,12 @@ _COMMANDS = (
         "status",
         "headwater.cli.status:status",
         "Show a namespace's workers and tasks: owners, lag, freshness.",
+    ),
+    ("view", "headwater.cli.view:view", "List the versions of views, or remove one."),
+    (
+        "features",
+        "headwater.cli.catalog:features",
+        "Find features by name, owner and tag.",
     ),
     (
         "stream",

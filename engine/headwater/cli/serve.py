@@ -8,11 +8,16 @@ from pathlib import Path  # noqa: TC003 - the command line reads the annotations
 from typing import TYPE_CHECKING
 
 import headwater as hw
+from headwater.cli.applied import applied_plan
 from headwater.cli.definitions_file import load_definitions
 from headwater.cli.output import write_text
+from headwater.cli.place import PlaceFlags
 
 if TYPE_CHECKING:
     from types import FrameType
+
+    from headwater.definitions.service import Service
+    from headwater.definitions.view import View
 
 __all__ = ["serve"]
 
@@ -20,13 +25,15 @@ _CHECK_S = 0.5
 _INTERRUPTED = 130
 
 
-def serve(file: str, /, *, path: Path, host: str = "127.0.0.1", port: int = 6566) -> int:
-    """Keep the features of a file fresh in a folder and serve gRPC, until Ctrl-C or SIGTERM.
+def serve(
+    file: str | None = None, /, *, path: Path, host: str = "127.0.0.1", port: int = 6566
+) -> int:
+    """Keep features fresh in a folder and serve gRPC, until Ctrl-C or SIGTERM.
 
     Parameters
     ----------
     file
-        A Python file, or a module such as my.features.
+        A Python file, or a module such as my.features; else what is applied to the folder.
     path
         The folder of the store; made if it isn't there, reopened as it was left if it is.
     host
@@ -34,7 +41,7 @@ def serve(file: str, /, *, path: Path, host: str = "127.0.0.1", port: int = 6566
     port
         The port to listen on; 0 takes a free one.
     """
-    parts = load_definitions(file)
+    parts = _applied(path) if file is None else load_definitions(file)
     stop = threading.Event()
     got: list[int] = []
 
@@ -53,3 +60,8 @@ def serve(file: str, /, *, path: Path, host: str = "127.0.0.1", port: int = 6566
         for one, handler in before.items():
             signal.signal(one, handler)
     return _INTERRUPTED if signal.SIGINT in got else 0
+
+
+def _applied(path: Path) -> list[View | Service]:
+    with PlaceFlags(folder=path).opened() as place:
+        return applied_plan(place.log, place.topic.namespace).definitions

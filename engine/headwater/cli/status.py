@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path  # noqa: TC003 - the command line reads the annotations
 from typing import TYPE_CHECKING
 
-from headwater.cli.output import write_json
+from headwater.cli.output import table_console, write_json
 from headwater.config import load_config
 
 if TYPE_CHECKING:
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from headwater.flow.status import WorkerStatus
 
 __all__ = ["ask_worker", "show", "status"]
-
-# As wide as it must be where there is no terminal, so that nothing is cut off in a file.
-_FILE_COLUMNS = 200
 
 
 def status(
@@ -57,10 +54,7 @@ def status(
     if json:
         write_json(msgspec.to_builtins(found))
         return 0
-    from rich.console import Console
-
-    console = Console()
-    show(found, console if console.is_terminal else Console(width=_FILE_COLUMNS))
+    show(found, table_console())
     return 0
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from contextlib import closing
 from pathlib import Path  # noqa: TC003 - the command line reads the annotations
 
 from cyclopts import App, Parameter
 
-from headwater.cli.output import write_json, write_text
-from headwater.errors import ConfigError
+from headwater.cli.output import is_agreed, write_json, write_text
 
 __all__ = ["reset", "stream"]
 
@@ -65,7 +63,7 @@ def reset(
         found = plan_reset(log, plans, settings.namespace, topic, lambda: time.time_ns() // 1_000)
         if not json:
             write_text("\n".join(found.sentences()))
-        done = found.is_needed and (yes or (not json and _is_agreed()))
+        done = found.is_needed and (yes or (not json and is_agreed()))
         if done:
             found.apply(plans)
         if json:
@@ -75,12 +73,3 @@ def reset(
         elif done:
             write_text("done; start the workers again")
     return 0 if done or not found.is_needed else 1
-
-
-def _is_agreed() -> bool:
-    if not sys.stdin.isatty():
-        msg = "nobody can be asked here; run it again with --yes"
-        raise ConfigError(msg)
-    sys.stdout.write("do it? [y/N] ")
-    sys.stdout.flush()
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}

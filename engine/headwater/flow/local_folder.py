@@ -8,17 +8,25 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from headwater.errors import StateError
+from headwater.flow.settings import WorkerSettings
 from headwater.flow.starts import Start  # noqa: TC001 - msgspec reads it
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from headwater.flow.settings import WorkerSettings
+__all__ = ["LOCAL_NAMESPACE", "LocalFolder", "local_settings"]
 
-__all__ = ["LocalFolder"]
+LOCAL_NAMESPACE = "local"
 
+_SHARDS = 4
 _FORMAT = 1
 _META = "headwater.json"
+
+
+def local_settings(path: Path | None) -> WorkerSettings:
+    """Return the settings of a store in this process, with the shards its folder was made with."""
+    shards = LocalFolder.shards_of(path) or _SHARDS
+    return WorkerSettings(namespace=LOCAL_NAMESPACE, shards=shards, read_back_us=None)
 
 
 class _Meta(msgspec.Struct):

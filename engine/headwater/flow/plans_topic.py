@@ -75,7 +75,7 @@ class PlansTopic:
         self.starts: dict[str, Started] = {}
         self.applied: Applied | None = None
         self._log = log
-        self._namespace = namespace
+        self.namespace = namespace
         self._next = 0
         self.read()
 
@@ -112,7 +112,7 @@ class PlansTopic:
         assert self.shards is not None
         if shards not in {None, self.shards}:
             msg = (
-                f'namespace "{self._namespace}" has {self.shards} shards, the configuration asks'
+                f'namespace "{self.namespace}" has {self.shards} shards, the configuration asks'
                 f" for {shards}; leave shards out, or use another namespace"
             )
             raise ConfigError(msg)
@@ -173,7 +173,7 @@ class PlansTopic:
         """
         if self.applied is None:
             return None
-        return read_document(self.applied.document, self._namespace)
+        return read_document(self.applied.document, self.namespace)
 
     def _say(self, record: _Record) -> None:
         self._log.create_topic(self.name, partitions=1, append_time=True)

@@ -119,6 +119,12 @@ class Plan:
             found.setdefault(view.entity.name, view.entity)
         return found
 
+    @property
+    def definitions(self) -> list[View | Service]:
+        """What it was compiled from: compiled again it is the same plan."""
+        views = [view.view for view in self.views.values()]
+        return [*views, *(service.service for service in self.services.values())]
+
     def service(self, name: str) -> ServicePlan:
         """Return a service by name; raise NotFoundError with the closest one."""
         if name not in self.services:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from headwater.plan.describe import service_logic, stream_logic, view_logic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
     from headwater.plan.plan import Plan, ServicePlan, ViewPlan
     from headwater.registry.records import Registered, ViewRecord
@@ -129,7 +129,7 @@ def _view_edits(known: ViewRecord, view: ViewPlan) -> tuple[str, ...]:
 
 def _service(registered: Registered, service: ServicePlan) -> Change:
     name, one = service.service.name, service.service
-    known = registered.active_services.get(name)
+    known, views = registered.active_services.get(name), registered.active_views
     if known is None:
         uses = ", ".join(view.id for view in service.views)
         return Change("service", name, "new", f"new: {len(one.columns)} features of {uses}")
@@ -140,11 +140,22 @@ def _service(registered: Registered, service: ServicePlan) -> Change:
     edits = tuple(_edit(label, old, new) for label, old, new in pairs if old != new)
     if known.revision != service.revision:
         lines = difference(known.logic, service_logic(service))
+        why = lines or ("the logic of its views, or the engine",)
         said = "changed: answers come from the new revision at once"
-        return Change("service", name, "changed", said, (*(lines or ("the engine",)), *edits))
+        return Change("service", name, "changed", said, (*why, *edits, *_warming(service, views)))
     if edits:
         return Change("service", name, "metadata", "answers unchanged, metadata changed", edits)
     return Change("service", name, "unchanged", "unchanged")
+
+
+def _warming(service: ServicePlan, views: Container[str]) -> Iterable[str]:
+    """Yield a warning where a service that is being served moves to a view that has no values."""
+    new = [view.id for view in service.views if view.id not in views]
+    if new:
+        yield (
+            f"{', '.join(new)} is new: its values say WARMING until it is built; apply the view"
+            " first and the service when it is there, to answer all the time"
+        )
 
 
 def difference(known: str, logic: Iterable[str]) -> tuple[str, ...]:

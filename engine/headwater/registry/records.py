@@ -26,7 +26,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewRecord:
-    """A view version; times in µs UTC, `removed_us` None while it counts."""
+    """A view version; times in µs UTC, `removed_us` None while it counts.
+
+    `features` are names with what they are, as text.
+    """
 
     name: str
     version: int
@@ -37,7 +40,7 @@ class ViewRecord:
     owner: str
     description: str
     tags: tuple[str, ...]
-    features: tuple[str, ...]
+    features: Mapping[str, str]
     logic: str
     added_us: int
     added_by: str
@@ -68,7 +71,10 @@ class ViewRecord:
             owner=one.owner,
             description=one.description,
             tags=one.tags,
-            features=view.feature_names,
+            features={
+                each.name: f"{each.aggregate} over {each.window.name}, {each.dtype}"
+                for each in one.features.features
+            },
             logic="\n".join(view_logic(view)),
             added_us=at_us,
             added_by=author,
@@ -79,7 +85,8 @@ class ViewRecord:
 class ServiceRecord:
     """A service from one change of it to the next; `views` are ids with their fingerprints.
 
-    `applied_in` is the registry's revision whose plan has it, to go back to it.
+    `features` are those of its on-demand functions, with what they are; `applied_in` is the
+    registry's revision whose plan has it, to go back to it.
     """
 
     name: str
@@ -87,6 +94,7 @@ class ServiceRecord:
     revision: str
     applied_in: int
     views: Mapping[str, str]
+    features: Mapping[str, str]
     owner: str
     description: str
     logic: str
@@ -111,6 +119,11 @@ class ServiceRecord:
             revision=service.revision,
             applied_in=applied_in,
             views={view.id: view.fingerprint for view in service.views},
+            features={
+                name: f"on demand by {one.name}, {dtype}"
+                for one in service.service.on_demands
+                for name, dtype in one.outputs.items()
+            },
             owner=service.service.owner,
             description=service.service.description,
             logic="\n".join(service_logic(service)),

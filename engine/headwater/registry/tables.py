@@ -92,6 +92,7 @@ services = _table(
     Column("revision", String(64), nullable=False),
     Column("applied_in", Integer, nullable=False),  # the revision of the plan that has it
     Column("views", JSON, nullable=False),
+    Column("features", JSON, nullable=False),
     _text("owner"),
     _text("description"),
     _text("logic"),

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -54,19 +55,27 @@ def run(
     Parameters
     ----------
     file
-        A Python file, or a module such as my.features; else what worker.definitions names.
+        A Python file, or a module such as my.features; else what worker.definitions names, else
+        what is applied to the namespace.
     """
     flags = flags or RunFlags()
     config = load_config(flags.config, flags=flags.settings())
-    target = file or config.worker.definitions
+    target = file or _configured(config)
     if slot is None and config.worker.processes > 1:
-        return _supervise([target, *flags.arguments()], config)
+        return _supervise([*([target] if target else []), *flags.arguments()], config)
     if slot is not None:
         return _run_in_slot(target, config, slot)
     return run_worker(target, config, None)
 
 
-def _run_in_slot(target: str, config: Config, slot: int) -> int:
+def _configured(config: Config) -> str | None:
+    """Return the definitions that are configured, or lie here; None takes what is applied."""
+    target = config.worker.definitions
+    is_named = "definitions" in config.worker.model_fields_set
+    return target if is_named or Path(target).is_file() else None
+
+
+def _run_in_slot(target: str | None, config: Config, slot: int) -> int:
     from headwater_connectors.log.log import LogUnreachableError
 
     try:
@@ -77,9 +86,13 @@ def _run_in_slot(target: str, config: Config, slot: int) -> int:
 
 
 def run_worker(
-    target: str, config: Config, slot: int | None, make_worker: MakeWorker | None = None
+    target: str | None, config: Config, slot: int | None, make_worker: MakeWorker | None = None
 ) -> int:
-    """Run one worker in this process until a signal or a failure; return the exit code."""
+    """Run one worker in this process until a signal or a failure; return the exit code.
+
+    Without a `target` it runs what is applied to the namespace; NotFoundError if nothing is.
+    """
+    from headwater.cli.applied import applied_plan
     from headwater.cli.definitions_file import load_definitions
     from headwater.cli.run.signals import Signals
     from headwater.cli.run.worker_process import Lifecycle, Limits, registry_of, work
@@ -92,8 +105,9 @@ def run_worker(
     with Signals() as signals, logs, line:
         if slot is not None:
             _end_with_supervisor(signals)
-        plan = compile_plan(load_definitions(target))
+        given = None if target is None else compile_plan(load_definitions(target))
         with closing(_reached(config)) as log:
+            plan = given or applied_plan(log, config.namespace)
             worker = (make_worker or _cluster_worker())(plan, log, config, slot)
             lifecycle = Lifecycle(worker, limits, clock=time.monotonic)
             monitoring = Monitoring(
