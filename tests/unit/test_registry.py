@@ -7,7 +7,7 @@ import sqlite3
 import tempfile
 import threading
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
@@ -130,6 +130,24 @@ def test_metadata_may_change_and_is_logged(registry, topic) -> None:
     applied_plan = topic.plan()
     assert applied_plan is not None
     assert applied_plan.views["spend@1"].view.owner == "bob"
+
+
+def test_the_text_of_an_on_demand_function_is_metadata(registry, topic) -> None:
+    def served(text: str) -> Any:
+        def half(row: pl.LazyFrame) -> pl.LazyFrame:
+            return row.with_columns(half=pl.col("n_1h") / 2)
+
+        half.__doc__ = text
+        return service(view(), hw.on_demand(inputs=[view()])(half))
+
+    applied(registry, topic, plan_of(served("Half.")))
+    proposal = proposed(registry, topic, plan_of(served("All of it.")))
+    (change,) = (one for one in proposal.changes if one.action == "metadata")
+    assert change.details == (
+        "half: on demand by half, Float64: Half. -> on demand by half, Float64: All of it.",
+    )
+    apply(registry, topic, proposal, author="ann", at_us=2)
+    assert not proposed(registry, topic, plan_of(served("All of it."))).is_needed
 
 
 def test_what_a_file_lacks_stays(registry, topic) -> None:

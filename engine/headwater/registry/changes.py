@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from headwater.plan.describe import service_logic, stream_logic, view_logic
+from headwater.registry.records import on_demand_features
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
@@ -137,12 +138,15 @@ def _service(registered: Registered, service: ServicePlan) -> Change:
         ("owner", known.owner, one.owner),
         ("description", known.description, one.description),
     )
-    edits = tuple(_edit(label, old, new) for label, old, new in pairs if old != new)
+    said = on_demand_features(service)
+    about = ((name, known.features.get(name, ""), text) for name, text in said.items())
+    edits = tuple(_edit(label, old, new) for label, old, new in (*pairs, *about) if old != new)
     if known.revision != service.revision:
         lines = difference(known.logic, service_logic(service))
         why = lines or ("the logic of its views, or the engine",)
-        said = "changed: answers come from the new revision at once"
-        return Change("service", name, "changed", said, (*why, *edits, *_warming(service, views)))
+        sentence = "changed: answers come from the new revision at once"
+        details = (*why, *edits, *_warming(service, views))
+        return Change("service", name, "changed", sentence, details)
     if edits:
         return Change("service", name, "metadata", "answers unchanged, metadata changed", edits)
     return Change("service", name, "unchanged", "unchanged")

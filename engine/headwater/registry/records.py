@@ -21,6 +21,7 @@ __all__ = [
     "ServiceRecord",
     "StreamRecord",
     "ViewRecord",
+    "on_demand_features",
 ]
 
 
@@ -104,6 +105,11 @@ class ServiceRecord:
     removed_by: str | None = None
 
     @property
+    def about(self) -> tuple[str, str, str, Mapping[str, str]]:
+        """What makes it another one if it changes."""
+        return self.revision, self.owner, self.description, self.features
+
+    @property
     def is_removed(self) -> bool:
         """Whether nobody serves it any more."""
         return self.removed_us is not None
@@ -119,17 +125,22 @@ class ServiceRecord:
             revision=service.revision,
             applied_in=applied_in,
             views={view.id: view.fingerprint for view in service.views},
-            features={
-                name: f"on demand by {one.name}, {dtype}"
-                for one in service.service.on_demands
-                for name, dtype in one.outputs.items()
-            },
+            features=on_demand_features(service),
             owner=service.service.owner,
             description=service.service.description,
             logic="\n".join(service_logic(service)),
             added_us=at_us,
             added_by=author,
         )
+
+
+def on_demand_features(service: ServicePlan) -> dict[str, str]:
+    """Return the features of a service's on-demand functions, with what they are."""
+    return {
+        name: ": ".join(filter(None, (f"on demand by {one.name}, {dtype}", one.description)))
+        for one in service.service.on_demands
+        for name, dtype in one.outputs.items()
+    }
 
 
 _Removable = TypeVar("_Removable", ViewRecord, ServiceRecord)
@@ -253,8 +264,7 @@ class Registered:
         made = ServiceRecord.of(service, number, revision, at_us=at_us, author=author)
         if known is None or known.is_removed:
             return made
-        about = (known.revision, known.owner, known.description)
-        return known if about == (made.revision, made.owner, made.description) else made
+        return known if known.about == made.about else made
 
 
 def _left(
