@@ -124,6 +124,17 @@ def test_the_registrys_credentials_are_a_secret_too() -> None:
     assert said == "headwater.toml, line 2: schema_registry.basic_auth must be a text"
 
 
+def test_the_url_of_the_registry_may_hold_a_password_and_is_never_shown() -> None:
+    url = f"postgresql://me:{PASSWORD}@host/db"
+    config = load_config(environ={"HEADWATER_REGISTRY__URL": url})
+    assert config.registry.url == url
+    assert PASSWORD not in repr(config)
+    assert load_config(environ={}).registry.url == "sqlite:///headwater-registry.db"
+    said = refused(f'registry = "{url}"')
+    assert said == "headwater.toml, line 1: registry must be a table"
+    assert refused(f'[registry]\nurl = ["{url}"]').endswith("registry.url must be a text")
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Config().worker.port = 1

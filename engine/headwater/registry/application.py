@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from headwater.errors import StateError
+from headwater.plan.document import Document
+from headwater.plan.stamp import engine_stamp
 from headwater.registry.changes import Change, changes_of
 from headwater.registry.errors import ConflictError
 
@@ -51,6 +54,14 @@ def in_step(known: Registered, topic: PlansTopic, *, at_us: int) -> Step:
         return Step(known, replace(known, number=topic.number, pending=True))
     if known.pending and topic.number == known.number:
         return Step(known, known)
+    engine = Document.decode(document).engine
+    if engine != str(engine_stamp()):
+        msg = (
+            f"plan number {topic.number} was applied with another registry by the engine {engine},"
+            f" this is {engine_stamp()}: what it means can't be told here; use that registry"
+            " (registry.url), or run this command once with that engine"
+        )
+        raise StateError(msg)
     plan = topic.plan()
     assert plan is not None
     found = known.after(plan, document, at_us=at_us, author="")

@@ -169,4 +169,5 @@ def difference(known: str, logic: Iterable[str]) -> tuple[str, ...]:
 
 
 def _edit(label: str, old: str, new: str) -> str:
-    return f"{label}: {old or '(none)'} -> {new or '(none)'}"
+    before, after = (" ".join(text.split()) or "(none)" for text in (old, new))
+    return f"{label}: {before} -> {after}"
