@@ -32,7 +32,7 @@ from headwater.flow.worker import Worker
 from headwater.logs import get_logger
 from headwater.state.store import Stores
 from headwater_connectors.archive.archive import Archive
-from headwater_connectors.archive.blobs import FolderBlobs
+from headwater_connectors.archive.location import blobs_of
 from headwater_connectors.formats.schema_registry import RegistrySettings
 from headwater_connectors.log.kafka_groups import owners_of
 from headwater_connectors.log.log import LogUnreachableError
@@ -187,7 +187,9 @@ class ClusterWorker:
                 session_timeout_ms=given.session_timeout_ms,
             ),
             stored=CheckpointStore(
-                FolderBlobs(given.checkpoints), namespace=namespace, writer=self.worker_id
+                blobs_of(given.checkpoints, self.config.object_store),
+                namespace=namespace,
+                writer=self.worker_id,
             ),
             guard=guard,
             peers=self._peers,
@@ -204,8 +206,11 @@ class ClusterWorker:
         return found
 
     def _archive(self) -> Archive | None:
-        folder = self.config.worker.archive
-        return None if folder is None else Archive(FolderBlobs(folder), stamp=str(self._plan.stamp))
+        location = self.config.worker.archive
+        if location is None:
+            return None
+        blobs = blobs_of(location, self.config.object_store)
+        return Archive(blobs, stamp=str(self._plan.stamp))
 
     def _owners(self) -> dict[int, str] | None:
         """Ask Kafka where the shards are; None while it is handing them out."""

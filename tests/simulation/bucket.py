@@ -97,6 +97,13 @@ class HostBlobs:
 
         return self._call("find", found)
 
+    def folders(self, prefix: str) -> list[str]:
+        def found() -> list[str]:
+            rests = (n.removeprefix(prefix) for n in self._blobs if n.startswith(prefix))
+            return sorted({rest.partition("/")[0] for rest in rests if "/" in rest})
+
+        return self._call("folders", found)
+
     def delete(self, names: Iterable[str]) -> None:
         for name in list(names):
             self._call("delete", lambda name=name: self._blobs.pop(name, None))

@@ -351,3 +351,51 @@ def test_a_line_is_found_however_the_key_is_written() -> None:
     assert line_of(text, ("kafka", "config", "none")) == 4
     assert line_of(text, ("b", "t", "u")) == 9
     assert line_of(text, ("nowhere",)) is None
+
+
+def test_places_are_folders_or_urls_of_object_stores() -> None:
+    environ = {"HEADWATER_WORKER__ARCHIVE": "s3://shop/archive"}
+    worker = load_config(
+        environ=environ, flags={"--checkpoints": ("worker.checkpoints", "c")}
+    ).worker
+    assert worker.archive == "s3://shop/archive"
+    assert worker.checkpoints == Path("c")
+    said = refused('[worker]\narchive = "http://shop/archive"')
+    assert said == (
+        'headwater.toml, line 2: worker.archive is "http://shop/archive", must be a folder, or a'
+        " URL that begins with s3://, gs://, az://"
+    )
+
+
+def test_options_of_an_object_store_come_from_the_file_and_from_variables_together() -> None:
+    Path("headwater.toml").write_text(
+        '[object_store]\nendpoint = "http://a"\nclient.timeout = "9s"\n"retry.max_retries" = 3\n'
+        "virtual_hosted_style_request = false\n",
+        encoding="utf-8",
+    )
+    environ = {
+        "HEADWATER_OBJECT_STORE__SECRET_ACCESS_KEY": PASSWORD,
+        "HEADWATER_OBJECT_STORE__CLIENT__TIMEOUT": "8s",
+    }
+    config = load_config(environ=environ)
+    assert config.object_store == {
+        "endpoint": "http://a",
+        "client.timeout": "8s",
+        "retry.max_retries": "3",
+        "virtual_hosted_style_request": "false",
+        "secret_access_key": PASSWORD,
+    }
+    for shown in (repr(config), str(config)):
+        assert PASSWORD not in shown
+        assert "http://a" in shown
+
+
+@pytest.mark.parametrize(
+    "key", ["secret_access_key", "account_key", "sas_key", "service_account_key", "session_token"]
+)
+def test_keys_of_object_stores_are_secrets(key) -> None:
+    config = Config(object_store={key: PASSWORD, "access_key_id": "someone"})
+    assert PASSWORD not in repr(config)
+    assert "someone" in repr(config)
+    said = refused(f'[object_store]\n{key} = ["{PASSWORD}"]')
+    assert said.startswith("headwater.toml, line 1: object_store")

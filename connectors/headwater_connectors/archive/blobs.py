@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import TracebackType
 
-__all__ = ["BlobInfo", "BlobReader", "BlobStore", "FolderBlobs"]
+__all__ = ["BlobInfo", "BlobReader", "BlobStore", "FolderBlobs", "check_name"]
 
 # Under the root, so that a rename never leaves the file system.
 _INCOMING = ".incoming"
@@ -119,6 +119,13 @@ class BlobStore(Protocol):
         """
         ...
 
+    def folders(self, prefix: str) -> list[str]:
+        """Return what follows `prefix`, up to the next slash, in the names of blobs; in order.
+
+        The prefix is empty or ends with a slash; what has no slash after it is left out.
+        """
+        ...
+
     def delete(self, names: Iterable[str]) -> None:
         """Delete blobs; those that aren't there are passed over."""
         ...
@@ -126,6 +133,15 @@ class BlobStore(Protocol):
     def path(self, name: str) -> str:
         """Return where a blob is, for messages."""
         ...
+
+
+def check_name(name: str) -> str:
+    """Return a blob's name; ArchiveError if it can't be one."""
+    parts = PurePosixPath(name).parts
+    if not parts or "/".join(parts) != name or name.startswith("/") or ".." in parts:
+        msg = f'"{name}" is not a blob name: use parts separated by single slashes'
+        raise ArchiveError(msg)
+    return name
 
 
 class FolderBlobs:
@@ -207,6 +223,19 @@ class FolderBlobs:
             found = [info for info in self._walk(top) if info.name.startswith(prefix)]
         return sorted(found, key=lambda info: info.name)
 
+    def folders(self, prefix: str) -> list[str]:
+        """Return the folders in the one that the prefix names; see BlobStore."""
+        top = self._location(prefix.rstrip("/")) if prefix else self._root
+        try:
+            with self._explained("list", prefix.rstrip("/") or _INCOMING):
+                return sorted(
+                    entry.name
+                    for entry in os.scandir(top)
+                    if entry.is_dir(follow_symlinks=False) and entry.name != _INCOMING
+                )
+        except MissingBlobError:
+            return []
+
     def delete(self, names: Iterable[str]) -> None:
         """Unlink files; see BlobStore."""
         folders: dict[Path, str] = {}
@@ -224,10 +253,7 @@ class FolderBlobs:
         return str(self._location(name))
 
     def _location(self, name: str) -> Path:
-        parts = PurePosixPath(name).parts
-        if not parts or "/".join(parts) != name or name.startswith("/") or ".." in parts:
-            msg = f'"{name}" is not a blob name: use parts separated by single slashes'
-            raise ArchiveError(msg)
+        parts = check_name(name).split("/")
         if parts[0] == _INCOMING:
             msg = f'"{name}": "{_INCOMING}" holds unfinished files; use another first part'
             raise ArchiveError(msg)

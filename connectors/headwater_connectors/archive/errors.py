@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from headwater.errors import HeadwaterError
 
-__all__ = ["AlreadyExistsError", "ArchiveConflictError", "ArchiveError", "MissingBlobError"]
+__all__ = [
+    "AlreadyExistsError",
+    "ArchiveConflictError",
+    "ArchiveError",
+    "MissingBlobError",
+    "StoreUnavailableError",
+]
 
 
 class ArchiveError(HeadwaterError):
@@ -23,3 +29,9 @@ class AlreadyExistsError(ArchiveError):
 
 class MissingBlobError(ArchiveError, LookupError):
     """A blob that is not there."""
+
+
+class StoreUnavailableError(ArchiveError):
+    """A store that fails or doesn't answer in time: what was asked may have happened or not."""
+
+    exit_code = 1

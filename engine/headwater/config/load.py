@@ -109,6 +109,7 @@ def _of_environ(environ: Mapping[str, str]) -> _Source:
     kafka = values.get("kafka")
     if is_table(kafka) and is_table(config := kafka.get("config")):
         kafka["config"] = {_dotted(key): value for key, value in config.items()}
+    _flatten_object_store(values)
 
     def place(path: _Path) -> str:
         names = [_variable(path[:length]) for length in range(len(path), 0, -1)]
@@ -174,12 +175,18 @@ def _of_file(path: Path) -> _Source:
     kafka = values.get("kafka")
     if is_table(kafka) and is_table(config := kafka.get("config")):
         kafka["config"] = _flat(config)
+    _flatten_object_store(values)
 
     def place(setting: _Path) -> str:
         line = line_of(text, setting)
         return f"{path}" if line is None else f"{path}, line {line}"
 
     return _Source(values, place)
+
+
+def _flatten_object_store(values: dict[str, Any]) -> None:
+    if is_table(options := values.get("object_store")):
+        values["object_store"] = _flat(options)
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

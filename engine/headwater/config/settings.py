@@ -29,12 +29,13 @@ __all__ = [
 _PORT_MAX = 65_535
 _ANY_HOST = frozenset(("", "0.0.0.0", "::"))  # noqa: S104 - compared with, not bound to
 _SECRET = re.compile(
-    r"^registry|password|secret|token|jaas|passphrase|basic[._]auth|oauthbearer\.config|\.pem$|\.key$"
+    r"^registry|password|secret|token|jaas|passphrase|basic[._]auth|oauthbearer\.config|\.pem$"
+    r"|\.key$|_key$|_key_base64$|proxy_url"
 )
 
 
 def is_secret(key: str) -> bool:
-    """Tell whether the value of a setting, or of a librdkafka key, must not be shown."""
+    """Tell whether the value of a setting, or of a library's key, must not be shown."""
     return _SECRET.search(key) is not None
 
 
@@ -46,6 +47,20 @@ def _not_bool(value: object) -> object:
     return value
 
 
+def _location(value: object) -> object:
+    """Make a text a folder, unless it is the URL of an object store."""
+    if not isinstance(value, str):
+        return value
+    if "://" not in value:
+        return Path(value)
+    if not value.startswith(_SCHEMES):
+        msg = f"must be a folder, or a URL that begins with {', '.join(_SCHEMES)}"
+        raise ValueError(msg)
+    return value
+
+
+_SCHEMES = ("s3://", "gs://", "az://")
+_Location = Annotated[Path | str, BeforeValidator(_location)]
 _Int = Annotated[int, BeforeValidator(_not_bool)]
 _Seconds = Annotated[float, BeforeValidator(_not_bool), Field(gt=0, le=86_400, allow_inf_nan=False)]
 _Port = Annotated[_Int, Field(ge=0, le=_PORT_MAX)]
@@ -68,15 +83,11 @@ class KafkaConfig(_Section):
     @field_validator("config", mode="before")
     @classmethod
     def _as_text(cls, given: object) -> object:
-        """Write numbers and switches as librdkafka wants them."""
-        if not isinstance(given, dict):
-            return given
-        return {key: _text(key, value) for key, value in given.items()}
+        return _texts(given)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """Hide secrets wherever this is shown."""
-        shown = {key: "***" if is_secret(key) else value for key, value in self.config.items()}
-        return [("bootstrap_servers", self.bootstrap_servers), ("config", shown)]
+        return [("bootstrap_servers", self.bootstrap_servers), ("config", _shown(self.config))]
 
 
 class WorkerConfig(_Section):
@@ -89,8 +100,8 @@ class WorkerConfig(_Section):
     id: _Name = Field(default_factory=socket.gethostname)
     definitions: str = "features.py"
     state: Path = Path("headwater-state")
-    archive: Path | None = Path("headwater-archive")
-    checkpoints: Path = Path("headwater-state/checkpoints")
+    archive: _Location | None = Path("headwater-archive")
+    checkpoints: _Location = Path("headwater-state/checkpoints")
     host: str = "127.0.0.1"
     port: _Port = 6566
     advertise: str = ""
@@ -213,6 +224,17 @@ class Config(BaseSettings):
     client: ClientConfig = Field(default_factory=ClientConfig)
     schema_registry: SchemaRegistryConfig = Field(default_factory=SchemaRegistryConfig)
     registry: RegistryConfig = Field(default_factory=RegistryConfig)
+    object_store: Mapping[str, str] = Field(default_factory=dict)
+
+    @field_validator("object_store", mode="before")
+    @classmethod
+    def _as_text(cls, given: object) -> object:
+        return _texts(given)
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Hide secrets wherever this is shown."""
+        for name, value in super().__repr_args__():
+            yield name, _shown(self.object_store) if name == "object_store" else value
 
     @classmethod
     def settings_customise_sources(
@@ -230,6 +252,17 @@ class Config(BaseSettings):
     def target(self) -> str:
         """The worker that a client here talks to, `host:port`."""
         return self.client.target or self.worker.address_of(None)
+
+
+def _shown(options: Mapping[str, str]) -> dict[str, str]:
+    return {key: "***" if is_secret(key) else value for key, value in options.items()}
+
+
+def _texts(given: object) -> object:
+    """Write numbers and switches as libraries want them."""
+    if not isinstance(given, dict):
+        return given
+    return {key: _text(key, value) for key, value in given.items()}
 
 
 def _text(key: str, value: object) -> str:

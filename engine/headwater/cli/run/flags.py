@@ -44,9 +44,9 @@ class RunFlags:
     state
         The folder of this host's state.
     archive
-        The folder of the archive; "" keeps none.
+        The folder or URL of the archive; "" keeps none.
     checkpoints
-        The folder of the checkpoints that workers share.
+        The folder or URL of the checkpoints that workers share.
     host
         The address to listen on.
     port
