@@ -13,6 +13,7 @@ from headwater_connectors.archive.errors import (
     ArchiveConflictError,
     ArchiveError,
     MissingBlobError,
+    StoreUnavailableError,
 )
 from headwater_connectors.archive.manifest import check_follows, pack, unpack
 
@@ -89,13 +90,17 @@ class Chain:
         try:
             self._blobs.put_if_absent(self._name(manifest.number), data)
         except AlreadyExistsError as error:
-            msg = (
-                f"{self._where(manifest.number)} was written by another writer; go on from the"
-                " archive's position, and let one writer own a partition"
-            )
-            raise ArchiveConflictError(msg) from error
+            # A store that tries again by itself may have lost the answer to its first try.
+            if self._blobs.get(self._name(manifest.number)) != data:
+                msg = (
+                    f"{self._where(manifest.number)} was written by another writer; go on from the"
+                    " archive's position, and let one writer own a partition"
+                )
+                raise ArchiveConflictError(msg) from error
         self._remembered(link)
-        self._blobs.put(self._hint_name, _hint(manifest.number))
+        # The rows are there: an old hint only makes the search longer.
+        with contextlib.suppress(StoreUnavailableError):
+            self._blobs.put(self._hint_name, _hint(manifest.number))
         return link
 
     def _after(self, link: Link | None) -> Link | None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from headwater.flow.pipeline import Tick
 from headwater.logs import get_logger
-from headwater_connectors.archive.errors import ArchiveConflictError
+from headwater_connectors.archive.errors import ArchiveConflictError, StoreUnavailableError
 from headwater_connectors.log.log import LogUnreachableError, NotAMemberError
 from headwater_connectors.log.packed_column import BytesColumn
 
@@ -29,6 +29,7 @@ _log = get_logger(__name__)
 
 _ROWS_MAX = 200_000
 _WAIT_US = 10_000_000
+_AGAIN_US = 5_000_000
 # A worker that stood still writes once what it had; another archive's writer does so all the time.
 _CONFLICTS_MAX = 5
 _CONFLICTS_WITHIN_US = 120_000_000
@@ -43,6 +44,8 @@ class _Pending:
         self.to_offset = -1
         self.arrival_us = 0
         self.since_us = now_us
+        # While the store fails they wait for it.
+        self.not_before_us = now_us
 
 
 class ArchiveTask:
@@ -95,6 +98,8 @@ class ArchiveTask:
                 self._pending.pop(partition, None)
             elif partition in self._pending:
                 self._write(partition)
+                # What the store didn't take the next owner reads again.
+                self._pending.pop(partition, None)
             del self.archived[partition]
 
     def __call__(self, batches: Batches) -> Batches:
@@ -107,9 +112,14 @@ class ArchiveTask:
             elif batch.partition in self.archived:
                 self._take(batch)
         for partition, pending in list(self._pending.items()):
-            if pending.rows >= _ROWS_MAX or self._now_us - pending.since_us >= _WAIT_US:
+            is_due = pending.rows >= _ROWS_MAX or self._now_us - pending.since_us >= _WAIT_US
+            if is_due and self._now_us >= pending.not_before_us:
                 self._write(partition)
         return ticks
+
+    def is_full(self) -> bool:
+        """Whether a store that fails has left as many rows here as there may be."""
+        return any(pending.rows >= _ROWS_MAX for pending in self._pending.values())
 
     def _take(self, records: Records) -> None:
         pending = self._pending.setdefault(records.partition, _Pending(self._now_us))
@@ -125,8 +135,26 @@ class ArchiveTask:
         pending.arrival_us = max(pending.arrival_us, int(records.timestamps_us.max()))
 
     def _write(self, partition: int) -> None:
-        pending = self._pending.pop(partition)
-        frame = pl.concat(pending.frames)
+        pending = self._pending[partition]
+        pending.frames = [pl.concat(pending.frames)]
+        try:
+            written = self._append(partition, pending)
+        except StoreUnavailableError as error:
+            _log.warning("archive_waits", topic=self._stream.topic, reason=str(error))
+            self._metrics.archive_failures.inc()
+            pending.not_before_us = self._now_us + _AGAIN_US
+            return
+        del self._pending[partition]
+        try:
+            self._consumer.commit(self._stream.topic, {partition: self.archived[partition] + 1})
+        except (LogUnreachableError, NotAMemberError) as error:
+            # The manifests say where to go on; the commit is for people's eyes.
+            _log.warning("commit_failed", topic=self._stream.topic, reason=str(error))
+        self._metrics.archived_rows.labels(self._stream.topic).inc(written)
+
+    def _append(self, partition: int, pending: _Pending) -> int:
+        """Make rows durable; return how many of them were not there yet."""
+        (frame,) = pending.frames
         written = 0
         while (done := self.archived[partition]) < pending.to_offset:
             rows = frame.filter(pl.col("__offset") > done)
@@ -145,12 +173,7 @@ class ArchiveTask:
             else:
                 self.archived[partition] = pending.to_offset
                 written = rows.height
-        try:
-            self._consumer.commit(self._stream.topic, {partition: self.archived[partition] + 1})
-        except (LogUnreachableError, NotAMemberError) as error:
-            # The manifests say where to go on; the commit is for people's eyes.
-            _log.warning("commit_failed", topic=self._stream.topic, reason=str(error))
-        self._metrics.archived_rows.labels(self._stream.topic).inc(written)
+        return written
 
     def _go_on(self, partition: int, error: ArchiveConflictError) -> None:
         """Go on where another writer has left a partition.

@@ -238,6 +238,7 @@ class Worker:
             consumer,
             records_max=self.settings.poll_records_max,
             clock=self.clock,
+            paused=task.is_full,
             linger_us=self.settings.archive_linger_us,
         )
         return Pipeline(f"archive.{topic.name}", source, (task,))
