@@ -260,10 +260,10 @@ def test_a_file_that_appears_after_the_look_is_not_replaced(tmp_path: Path) -> N
 
     def append_meanwhile(name: str) -> None:
         if name.endswith("3-5-0.parquet"):
-            del archive._blobs.then
+            del archive.blobs.then
             add(open_archive(tmp_path), 3)
 
-    archive._blobs.then = append_meanwhile
+    archive.blobs.then = append_meanwhile
     stale = rows(3, 3).with_columns(plane=pl.lit("other"))
     with pytest.raises(ArchiveConflictError):
         archive.append(TOPIC, ID, 0, stale, to_offset=5, frontier_us=0)
@@ -277,10 +277,10 @@ def test_a_reader_that_looks_while_the_writer_appends_does_not_set_it_back(tmp_p
 
     def append_meanwhile(name: str) -> None:
         if name.endswith("0000000003.json"):
-            del archive._blobs.then
+            del archive.blobs.then
             archive.append(TOPIC, ID, 0, rows(3, 3), to_offset=5, frontier_us=0)
 
-    archive._blobs.then = append_meanwhile
+    archive.blobs.then = append_meanwhile
     assert archive.position(TOPIC, ID, 0) == 5
     archive.append(TOPIC, ID, 0, rows(6, 3), to_offset=8, frontier_us=0)
     assert offsets(archive) == list(range(9))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from headwater_connectors.archive.chain import Chain
@@ -13,11 +14,12 @@ from headwater_connectors.archive.errors import (
     ArchiveConflictError,
     ArchiveError,
 )
+from headwater_connectors.archive.generation import UNTRIMMED, dropped
 from headwater_connectors.archive.manifest import Manifest
 from headwater_connectors.archive.parquet import encode
 from headwater_connectors.archive.rows import check_offsets, column_types, described, ordered
 from headwater_connectors.archive.scan import Scan, column_dtypes
-from headwater_connectors.archive.schema import OFFSET, fingerprint, merged
+from headwater_connectors.archive.schema import OFFSET, RAW, fingerprint, merged
 from headwater_connectors.archive.selection import Selection
 from headwater_connectors.archive.snapshot import Snapshot, TopicSnapshot, checksum
 
@@ -27,9 +29,10 @@ if TYPE_CHECKING:
     import polars as pl
 
     from headwater_connectors.archive.blobs import BlobStore
+    from headwater_connectors.archive.generation import Generation
     from headwater_connectors.archive.manifest import FileEntry, Link
 
-__all__ = ["NO_FRONTIER_US", "Archive"]
+__all__ = ["NO_FRONTIER_US", "Archive", "Beginning"]
 
 # The frontier where nothing is archived: before all times.
 NO_FRONTIER_US = -(1 << 63)
@@ -41,18 +44,31 @@ _FILE_ROWS_MAX = 1 << 20
 _ORPHANS_MAX = 10_000
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """From where a partition is archived: after an offset.
+
+    `dropped_us` is the arrival in µs UTC of the last row that retention dropped, None if it
+    dropped nothing.
+    """
+
+    after_offset: int
+    dropped_us: int | None
+
+
 class Archive:
     """Rows of streams, by topic id and partition; safe to use from any thread.
 
     A partition has one writer at a time and any number of readers. Files lie at
     `<topic>/<topic_id>/partition=<p>/rows/<first>-<last>-<n>.parquet`, manifests at
     `<topic>/<topic_id>/partition=<p>/manifests/<number>.json`; a file that no manifest names is
-    never read.
+    never read. Beside them `generations/<number>.json` and `compacted/…parquet` hold the same rows
+    in fewer files.
     """
 
     def __init__(self, blobs: BlobStore, *, stamp: str) -> None:
         """Use a blob store; `stamp`, of the engine that decodes, is kept with what is written."""
-        self._blobs = blobs
+        self.blobs = blobs
         self._stamp = stamp
         self._lock = threading.Lock()
         self._chains: dict[tuple[str, str, int], Chain] = {}
@@ -84,7 +100,7 @@ class Archive:
         `position`. Raises ArchiveError if a column has changed its type. After any error nothing
         was added, or all of it was: `position` tells.
         """
-        chain = self._chain(topic, topic_id, partition)
+        chain = self.chain(topic, topic_id, partition)
         where = f"archive of {topic}[{partition}]"
         tail = chain.tail()
         start = _start(tail, from_offset, to_offset, where)
@@ -98,6 +114,7 @@ class Archive:
             return tail.manifest
         self._announce(topic, topic_id, partition)
         pieces = frame.iter_slices(_FILE_ROWS_MAX) if frame.height else ()
+        types = column_types(frame, where) if frame.height else {}
         manifest = Manifest(
             topic=topic,
             topic_id=topic_id,
@@ -111,14 +128,36 @@ class Archive:
             rows_total=frame.height + (tail.manifest.rows_total if tail else 0),
             stamp=self._stamp,
             columns=columns,
-            files=tuple(self._write(f"{chain.folder}/rows", piece, where) for piece in pieces),
+            files=tuple(self._write(f"{chain.folder}/rows", piece, types) for piece in pieces),
         )
         return chain.extend(manifest).manifest
 
     def position(self, topic: str, topic_id: str, partition: int) -> int | None:
         """Return the last offset covered, None if nothing is: where a writer goes on."""
-        newest = self._chain(topic, topic_id, partition).newest()
+        newest = self.chain(topic, topic_id, partition).newest()
         return newest.manifest.to_offset if newest else None
+
+    def beginning(self, topic: str, topic_id: str, partition: int) -> Beginning | None:
+        """Return from where the archive holds a partition, None if it holds nothing."""
+        chain = self.chain(topic, topic_id, partition)
+        generation = chain.generations.newest()
+        if generation is not None:
+            is_trimmed = generation.begin != UNTRIMMED
+            return Beginning(generation.start, generation.begin_us if is_trimmed else None)
+        if chain.newest() is None:
+            return None
+        return Beginning(chain.at(1).manifest.from_offset, None)
+
+    def partitions(self) -> list[tuple[str, str, int]]:
+        """Return topic, topic id and number of every partition there is."""
+        found = []
+        for topic in self.blobs.folders(""):
+            if not _TOPIC.fullmatch(topic):
+                continue
+            for topic_id in self.blobs.folders(f"{topic}/"):
+                count = self._partition_count(topic, topic_id)
+                found += [(topic, topic_id, partition) for partition in range(count)]
+        return found
 
     def frontier_us(
         self,
@@ -136,7 +175,7 @@ class Archive:
             msg = f'the frontier of no partition of "{topic}" was asked for; name at least one'
             raise ArchiveError(msg)
         if snapshot is None:
-            newest = {part: self._chain(topic, topic_id, part).newest() for part in wanted}
+            newest = {part: self.chain(topic, topic_id, part).newest() for part in wanted}
         else:
             newest = dict(enumerate(self._heads(snapshot.of(topic, topic_id))))
         links = [newest.get(partition) for partition in wanted]
@@ -147,24 +186,37 @@ class Archive:
         parts = []
         for topic, topic_id in sorted(topics.items()):
             count = self._partition_count(topic, topic_id)
-            heads = [self._chain(topic, topic_id, part).newest() for part in range(count)]
+            chains = [self.chain(topic, topic_id, part) for part in range(count)]
+            generations = [chain.generations.newest() for chain in chains]
+            heads = [chain.newest() for chain in chains]
             numbers = tuple(link.manifest.number if link else 0 for link in heads)
             crc32 = checksum(link.crc32 if link else "" for link in heads)
-            parts.append(TopicSnapshot(topic, topic_id, numbers, crc32))
+            begins = tuple(one.begin if one else UNTRIMMED for one in generations)
+            parts.append(TopicSnapshot(topic, topic_id, numbers, crc32, begins))
         return Snapshot(tuple(parts))
 
     def rows(self, topic: str, topic_id: str, snapshot: Snapshot | None = None) -> int:
         """Count the rows of a topic, from the last manifests alone."""
-        heads = self._heads(self._part(topic, topic_id, snapshot))
-        return sum(link.manifest.rows_total for link in heads if link)
+        part = self._part(topic, topic_id, snapshot)
+        heads, generations = self._heads(part), self._generations(part)
+        total = sum(link.manifest.rows_total for link in heads if link)
+        for begin, generation in zip(part.begins, generations, strict=True):
+            if generation is not None:
+                before = [file.rows for file in generation.files if file.offset_max <= begin]
+                total -= generation.rows_dropped + sum(before)
+        return total
 
     def manifests(
         self, topic: str, topic_id: str, partition: int, snapshot: Snapshot | None = None
     ) -> Iterator[Manifest]:
-        """Yield the manifests of a partition; each is checked to extend the one before it."""
+        """Yield the manifests of a partition; each is checked to extend the one before it.
+
+        The files of older ones may be gone: what holds their rows now a scan finds.
+        """
         numbers = self._part(topic, topic_id, snapshot).numbers
         number = numbers[partition] if partition < len(numbers) else 0
-        links = self._chain(topic, topic_id, partition).up_to(number)
+        chain = self.chain(topic, topic_id, partition)
+        links = chain.up_to(number, chain.generations.newest())
         return (link.manifest for link in links)
 
     def scan(  # noqa: PLR0913 - each one narrows the rows
@@ -196,46 +248,51 @@ class Archive:
         if batch_rows < 1:
             msg = f"batch_rows is {batch_rows}: ask for at least one row"
             raise ValueError(msg)
-        heads = self._heads(self._part(topic, topic_id, snapshot))
+        part = self._part(topic, topic_id, snapshot)
+        heads, generations = self._heads(part), self._generations(part)
         dtypes = column_dtypes(columns, heads, topic)
-        wanted = dict.fromkeys(range(len(heads))) if stretches is None else stretches
-        scans = [
-            Scan(
-                self._blobs,
-                self._chain(topic, topic_id, partition),
-                heads[partition] if partition < len(heads) else None,
-                Selection(ts_from_us, ts_before_us, stretch),
-            )
-            for partition, stretch in sorted(wanted.items())
-        ]
+        scans = []
+        for partition in sorted(range(len(heads)) if stretches is None else stretches):
+            stretch = None if stretches is None else stretches[partition]
+            selection = Selection(ts_from_us, ts_before_us, stretch)
+            head = generation = None
+            if partition < len(heads):
+                head, generation = heads[partition], generations[partition]
+                if generation and generation.begin < part.begins[partition]:
+                    selection = selection.after(part.begins[partition])
+            chain = self.chain(topic, topic_id, partition)
+            scans.append(Scan(self.blobs, chain, head, selection, generation))
         for scan in scans:
-            scan.check_end()
+            scan.check_stretch()
         return (
             (scan.chain.partition, batch)
             for scan in scans
             for batch in scan.batches(dtypes, raw=raw, batch_rows=batch_rows)
         )
 
-    def _write(self, folder: str, frame: pl.DataFrame, where: str) -> FileEntry:
+    def _write(self, folder: str, frame: pl.DataFrame, types: Mapping[str, str]) -> FileEntry:
         """Write one file under a name that nobody uses and return its entry."""
-        metadata = {"schema": fingerprint(column_types(frame, where)), "stamp": self._stamp}
-        data = encode(frame, metadata)
+        payload = RAW if RAW in frame.columns else ""
+        layout = fingerprint(types, payload, self._stamp)
+        data = encode(frame, {"schema": fingerprint(types), "stamp": self._stamp})
         first, last = frame[OFFSET][0], frame[OFFSET][-1]
         for attempt in range(_ORPHANS_MAX):
             name = f"{folder}/{first}-{last}-{attempt}.parquet"
             # A file without a manifest may belong to a writer that still lives: leave it alone.
-            if self._blobs.exists(name):
+            if self.blobs.exists(name):
                 continue
             with contextlib.suppress(AlreadyExistsError):
-                self._blobs.put_if_absent(name, data)
-                return described(name, data, frame)
+                self.blobs.put_if_absent(name, data)
+                return described(name, data, frame, layout)
         msg = (
-            f"{where}: {_ORPHANS_MAX} files of offsets {first}-{last} were left without a manifest;"
-            " see why the writer fails each time, then delete those that no manifest names"
+            f"{self.blobs.path(folder)}: {_ORPHANS_MAX} files of offsets {first}-{last} were left"
+            " without a manifest; see why the writer fails each time, then delete those that no"
+            " manifest names"
         )
         raise ArchiveError(msg)
 
-    def _chain(self, topic: str, topic_id: str, partition: int) -> Chain:
+    def chain(self, topic: str, topic_id: str, partition: int) -> Chain:
+        """Return the manifests and generations of a partition; ArchiveError for a wrong name."""
         if not _TOPIC.fullmatch(topic) or not _TOPIC_ID.fullmatch(topic_id):
             msg = (
                 f'topic "{topic}" with id "{topic_id}" can\'t be archived: topics have letters,'
@@ -248,7 +305,7 @@ class Archive:
         key = (topic, topic_id, partition)
         with self._lock:
             if key not in self._chains:
-                self._chains[key] = Chain(self._blobs, *key)
+                self._chains[key] = Chain(self.blobs, *key)
             return self._chains[key]
 
     def _announce(self, topic: str, topic_id: str, partition: int) -> None:
@@ -256,18 +313,18 @@ class Archive:
         key = (topic, topic_id)
         known = self._partitions.get(key, 0)
         for before in range(known, partition + 1):
-            self._chain(topic, topic_id, before).announce()
+            self.chain(topic, topic_id, before).announce()
         self._know(key, partition + 1)
 
     def _partition_count(self, topic: str, topic_id: str) -> int:
         key = (topic, topic_id)
         count = self._partitions.get(key, 0)
-        while self._chain(topic, topic_id, count).is_announced():
+        while self.chain(topic, topic_id, count).is_announced():
             count += 1
-        if self._chain(topic, topic_id, count + 1).is_announced():
+        if self.chain(topic, topic_id, count + 1).is_announced():
             # They are announced in order, so this one has come in between, or was lost.
-            if not self._chain(topic, topic_id, count).is_announced():
-                path = self._blobs.path(self._chain(topic, topic_id, count).folder)
+            if not self.chain(topic, topic_id, count).is_announced():
+                path = self.blobs.path(self.chain(topic, topic_id, count).folder)
                 msg = f"{path} is missing although the next partition is there; restore it"
                 raise ArchiveError(msg)
             return self._partition_count(topic, topic_id)
@@ -283,10 +340,18 @@ class Archive:
 
     def _heads(self, part: TopicSnapshot) -> list[Link | None]:
         """Return the last manifest of each partition of a snapshot."""
-        heads = [
-            self._chain(part.topic, part.topic_id, partition).at(number) if number else None
-            for partition, number in enumerate(part.numbers)
+        chains = [
+            self.chain(part.topic, part.topic_id, partition)
+            for partition in range(len(part.numbers))
         ]
+        try:
+            heads = [
+                chain.at(number) if number else None
+                for chain, number in zip(chains, part.numbers, strict=True)
+            ]
+        except ArchiveError:
+            self._generations(part)  # which says so where retention has dropped them
+            raise
         if checksum(link.crc32 if link else "" for link in heads) != part.crc32:
             msg = (
                 f"snapshot {part} was taken of other manifests than those that are here; use the"
@@ -294,6 +359,17 @@ class Archive:
             )
             raise ArchiveError(msg)
         return heads
+
+    def _generations(self, part: TopicSnapshot) -> list[Generation | None]:
+        """Return the newest generation of each partition; ArchiveError if a snapshot needs more."""
+        found = []
+        for partition, begin in enumerate(part.begins):
+            generation = self.chain(part.topic, part.topic_id, partition).generations.newest()
+            if generation is not None and generation.begin > begin and part.numbers[partition]:
+                msg = f"snapshot {part} can't be read any more: {dropped(generation)}"
+                raise ArchiveError(msg)
+            found.append(generation)
+        return found
 
 
 def _start(tail: Link | None, from_offset: int | None, to_offset: int, where: str) -> int:

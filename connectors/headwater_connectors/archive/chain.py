@@ -15,12 +15,14 @@ from headwater_connectors.archive.errors import (
     MissingBlobError,
     StoreUnavailableError,
 )
+from headwater_connectors.archive.generation import Generations
 from headwater_connectors.archive.manifest import check_follows, pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from headwater_connectors.archive.blobs import BlobStore
+    from headwater_connectors.archive.generation import Generation
     from headwater_connectors.archive.manifest import Link, Manifest
 
 __all__ = ["Chain"]
@@ -39,15 +41,25 @@ class Chain:
         """Look at a partition; nothing is read yet."""
         self.partition = partition
         self.folder = f"{topic}/{topic_id}/partition={partition}"
+        self.generations = Generations(blobs, topic, topic_id, partition)
         self._blobs = blobs
-        self._of = (topic, topic_id, partition)
+        self.of = (topic, topic_id, partition)
         self._hint_name = f"{self.folder}/LATEST"
         self._lock = threading.Lock()
         self._tail: Link | None = None
 
+    def forget_before(self, number: int) -> None:
+        """Delete the manifests below a number, from the oldest on."""
+        folder = f"{self.folder}/manifests/"
+        if number > 1 and self._blobs.exists(self._name(number - 1)):
+            kept = self._name(number)
+            self._blobs.delete([i.name for i in self._blobs.find(folder) if i.name < kept])
+
     def is_announced(self) -> bool:
         """Return whether readers find the partition."""
-        return self._blobs.exists(self._hint_name) or self._blobs.exists(self._name(1))
+        if self._blobs.exists(self._hint_name) or self._blobs.exists(self._name(1)):
+            return True
+        return bool(self.generations.numbers())
 
     def announce(self) -> None:
         """Let readers find the partition."""
@@ -57,9 +69,7 @@ class Chain:
 
     def newest(self) -> Link | None:
         """Return the newest manifest there is now, None if there is none."""
-        link = self._tail
-        if link is None and (hint := self._hinted()):
-            link = self.at(hint)
+        link = self._tail or self._near_the_end()
         while (following := self._after(link)) is not None:
             link = following
         return self._remembered(link)
@@ -75,14 +85,45 @@ class Chain:
         except MissingBlobError as error:
             raise self._lost(number) from error
 
-    def up_to(self, number: int) -> Iterator[Link]:
-        """Yield manifests 1 to `number`; each one is checked to extend the one before it."""
-        before: Link | None = None
-        for current in range(1, number + 1):
+    def up_to(self, number: int, generation: Generation | None) -> Iterator[Link]:
+        """Yield the manifests that are kept, up to `number`, each checked to extend the last.
+
+        `generation` says which is the oldest.
+        """
+        first = generation.first_manifest if generation else 1
+        if first <= number:
+            link = self.at(first)
+            previous = generation.first_previous if generation else ""
+            check_follows(None, link, self.where(first), previous=previous)
+            yield link
+            yield from self._following(link, number)
+
+    def above(self, generation: Generation | None, number: int) -> Iterator[Link]:
+        """Return the manifests above a generation, up to `number`, each checked like in `up_to`.
+
+        That the generation was made of these manifests is checked at once.
+        """
+        if generation is None:
+            return self.up_to(number, None)
+        before = self.at(generation.manifest)
+        self.check_made_of(generation, before)
+        return self._following(before, number)
+
+    def _following(self, before: Link, number: int) -> Iterator[Link]:
+        for current in range(before.manifest.number + 1, number + 1):
             link = self.at(current)
-            check_follows(before, link, self._where(current))
+            check_follows(before, link, self.where(current))
             yield link
             before = link
+
+    def check_made_of(self, generation: Generation, link: Link) -> None:
+        """Check that a manifest is the last one of a generation."""
+        if link.crc32 != generation.manifest_crc32:
+            msg = (
+                f"manifest {self.where(generation.manifest)} is not the one that generation"
+                f" {generation.number} was made of; restore the partition from one copy"
+            )
+            raise ArchiveError(msg)
 
     def extend(self, manifest: Manifest) -> Link:
         """Add a manifest; ArchiveConflictError if another writer was quicker."""
@@ -93,7 +134,7 @@ class Chain:
             # A store that tries again by itself may have lost the answer to its first try.
             if self._blobs.get(self._name(manifest.number)) != data:
                 msg = (
-                    f"{self._where(manifest.number)} was written by another writer; go on from the"
+                    f"{self.where(manifest.number)} was written by another writer; go on from the"
                     " archive's position, and let one writer own a partition"
                 )
                 raise ArchiveConflictError(msg) from error
@@ -102,6 +143,20 @@ class Chain:
         with contextlib.suppress(StoreUnavailableError):
             self._blobs.put(self._hint_name, _hint(manifest.number))
         return link
+
+    def _near_the_end(self) -> Link | None:
+        """Return a manifest from which the newest is not far; None for the beginning."""
+        hint = self._hinted()
+        try:
+            if hint:
+                return self._read(hint)
+        except MissingBlobError as error:
+            generation = self.generations.newest()
+            if generation is None or generation.manifest < hint:
+                raise self._lost(hint) from error
+            return self.at(generation.manifest)
+        generation = self.generations.newest()
+        return self.at(generation.manifest) if generation else None
 
     def _after(self, link: Link | None) -> Link | None:
         """Return the manifest that follows, None if there is none."""
@@ -113,7 +168,7 @@ class Chain:
             if not self._blobs.exists(self._name(number)):
                 raise self._lost(number)
         following = self.at(number)
-        check_follows(link, following, self._where(number))
+        check_follows(link, following, self.where(number))
         return following
 
     def _remembered(self, link: Link | None) -> Link | None:
@@ -125,11 +180,11 @@ class Chain:
             return self._tail
 
     def _read(self, number: int) -> Link:
-        where = self._where(number)
+        where = self.where(number)
         link = unpack(self._blobs.get(self._name(number)), where)
         manifest = link.manifest
         found = (manifest.topic, manifest.topic_id, manifest.partition)
-        if found != self._of or manifest.number != number:
+        if found != self.of or manifest.number != number:
             msg = (
                 f"manifest {where} is number {manifest.number} of topic {found[0]} (id {found[1]}),"
                 f" partition {found[2]}: files were moved; {_CURE}"
@@ -150,11 +205,12 @@ class Chain:
     def _name(self, number: int) -> str:
         return f"{self.folder}/manifests/{number:010d}.json"
 
-    def _where(self, number: int) -> str:
+    def where(self, number: int) -> str:
+        """Return where a manifest is, for messages."""
         return self._blobs.path(self._name(number))
 
     def _lost(self, number: int) -> ArchiveError:
-        return ArchiveError(f"manifest {self._where(number)} is missing; {_CURE}")
+        return ArchiveError(f"manifest {self.where(number)} is missing; {_CURE}")
 
 
 def _hint(number: int) -> bytes:

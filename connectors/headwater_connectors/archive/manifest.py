@@ -21,7 +21,8 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A Parquet file: its bytes, its rows and the ranges they lie in, ends included.
 
     `crc32` holds a checksum for each run of `block_bytes`, the last one may be shorter: a reader
-    checks all it reads without reading all there is.
+    checks all it reads without reading all there is. Files of one `layout`, which stands for their
+    columns and types, the payload and the stamp, can become one file; "" for unknown.
     """
 
     name: str
@@ -35,6 +36,7 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ts_max_us: int
     arrival_min_us: int
     arrival_max_us: int
+    layout: str = ""
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,11 +103,15 @@ def unpack(data: bytes, where: str) -> Link:
         raise ArchiveError(msg) from error
 
 
-def check_follows(before: Link | None, link: Link, where: str) -> None:
-    """Check that a manifest extends the one before it, without gap or overlap."""
+def check_follows(before: Link | None, link: Link, where: str, *, previous: str = "") -> None:
+    """Check that a manifest extends the one before it, without gap or overlap.
+
+    `previous` is the checksum that the oldest one kept must name; "" before number 1.
+    """
     manifest = link.manifest
     if before is None:
-        problem = "" if manifest.number == 1 and not manifest.previous else "is not the first"
+        is_first = manifest.previous == previous and (manifest.number == 1) == (not previous)
+        problem = "" if is_first else "is not the first"
     elif manifest.from_offset != before.manifest.to_offset:
         kind = "overlaps" if manifest.from_offset < before.manifest.to_offset else "leaves a gap to"
         problem = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from headwater_connectors.archive.errors import ArchiveError, MissingBlobError
+from headwater_connectors.archive.errors import ArchiveError
 from headwater_connectors.archive.schema import RAW, SYSTEM
 
 if TYPE_CHECKING:
@@ -19,7 +20,16 @@ if TYPE_CHECKING:
     from headwater_connectors.archive.blobs import BlobReader, BlobStore
     from headwater_connectors.archive.manifest import FileEntry
 
-__all__ = ["BLOCK_BYTES", "block_checksums", "decode", "encode"]
+__all__ = [
+    "BLOCK_BYTES",
+    "CURE",
+    "FileWriter",
+    "block_checksums",
+    "check",
+    "decode",
+    "encode",
+    "whole",
+]
 
 # Narrow columns of a row group are about 1 MiB: smaller blocks would only lengthen manifests.
 BLOCK_BYTES = 128 << 10
@@ -27,42 +37,60 @@ BLOCK_BYTES = 128 << 10
 _GROUP_ROWS_MAX = 128 << 10
 _GROUP_BYTES_MAX = 64 << 20
 _SAMPLE_ROWS = 4096
-_CURE = "restore it from a copy, or archive the partition again in an empty place"
+_OURS = "headwater."
+_CHECK_BYTES = 8 << 20
+CURE = "restore it from a copy, or archive the partition again in an empty place"
 
 
-def encode(frame: pl.DataFrame, metadata: Mapping[str, str]) -> memoryview:
-    """Return rows as the bytes of a Parquet file.
+class FileWriter:
+    """Rows on their way into the bytes of one Parquet file, which it holds in memory.
 
     Level 1 of zstd: level 3 costs 15 % more CPU and saves nothing on JSON payload. Integers and
     times are stored as differences; other columns as dictionaries where values repeat.
     """
-    table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-    dictionaries, encodings = _encodings(frame)
-    row_bytes = max(1, frame.estimated_size() // max(1, frame.height))
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        sink,
-        table.schema,
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=dictionaries,
-        column_encoding=encodings,
-        write_statistics=[name for name in frame.columns if name != RAW],
-        # Ours are in the manifest; these let other tools notice damage.
-        write_page_checksum=True,
-    ) as writer:
-        writer.add_key_value_metadata({f"headwater.{key}": text for key, text in metadata.items()})
-        writer.write_table(
-            table,
-            row_group_size=max(1, min(_GROUP_ROWS_MAX, _GROUP_BYTES_MAX // row_bytes)),
+
+    def __init__(self, first: pl.DataFrame, metadata: Mapping[str, str]) -> None:
+        """Choose encodings by the first rows, which are still to be written."""
+        dictionaries, encodings = _encodings(first)
+        row_bytes = max(1, first.estimated_size() // max(1, first.height))
+        self.group_rows: int = max(1, min(_GROUP_ROWS_MAX, _GROUP_BYTES_MAX // int(row_bytes)))
+        self._sink = pa.BufferOutputStream()
+        self._writer = pq.ParquetWriter(
+            self._sink,
+            _table(first.clear()).schema,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=dictionaries,
+            column_encoding=encodings,
+            write_statistics=[name for name in first.columns if name != RAW],
+            # Ours are in the manifest; these let other tools notice damage.
+            write_page_checksum=True,
         )
-    return memoryview(sink.getvalue())
+        self._writer.add_key_value_metadata(
+            {f"{_OURS}{key}": text for key, text in metadata.items()}
+        )
+
+    def write(self, frame: pl.DataFrame) -> None:
+        """Add rows, as row groups."""
+        self._writer.write_table(_table(frame), row_group_size=self.group_rows)
+
+    def finish(self) -> memoryview:
+        """Return the file's bytes."""
+        self._writer.close()
+        return memoryview(self._sink.getvalue())
 
 
-def block_checksums(data: memoryview) -> tuple[int, ...]:
+def encode(frame: pl.DataFrame, metadata: Mapping[str, str]) -> memoryview:
+    """Return rows as the bytes of a Parquet file."""
+    writer = FileWriter(frame, metadata)
+    writer.write(frame)
+    return writer.finish()
+
+
+def block_checksums(data: memoryview, block_bytes: int) -> tuple[int, ...]:
     """Return the CRC-32 of each block of a file."""
-    starts = range(0, len(data), BLOCK_BYTES)
-    return tuple(zlib.crc32(data[start : start + BLOCK_BYTES]) for start in starts)
+    starts = range(0, len(data), block_bytes)
+    return tuple(zlib.crc32(data[start : start + block_bytes]) for start in starts)
 
 
 def decode(
@@ -74,30 +102,65 @@ def decode(
     missing, cut or changed.
     """
     where = blobs.path(entry.name)
-    with _opened(blobs, entry.name) as reader:
+    with _parquet(blobs, entry, where) as file:
+        names = set(file.schema_arrow.names)
+        if raw and RAW not in names:
+            msg = f"{where} was archived without the raw payload; read it with raw=False"
+            raise ArchiveError(msg)
+        wanted = {**SYSTEM, **columns, **({RAW: pl.Binary()} if raw else {})}
+        stored = [name for name in wanted if name in names]
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=stored)
+            yield _completed(table, wanted, where)
+
+
+def whole(blobs: BlobStore, entry: FileEntry) -> Iterator[tuple[pl.DataFrame, dict[str, str]]]:
+    """Yield the row groups of a file with all its columns, and what `encode` was told of it.
+
+    Errors as those of `decode`.
+    """
+    with _parquet(blobs, entry, blobs.path(entry.name)) as file:
+        stored = file.schema_arrow.metadata or {}
+        metadata = {
+            key.decode().removeprefix(_OURS): text.decode()
+            for key, text in (*stored.items(), *(file.metadata.metadata or {}).items())
+            if key.decode().startswith(_OURS)
+        }
+        for group in range(file.num_row_groups):
+            frame = pl.from_arrow(file.read_row_group(group))
+            assert isinstance(frame, pl.DataFrame)
+            yield frame, metadata
+
+
+def check(blobs: BlobStore, entry: FileEntry) -> None:
+    """Read every byte of a file; errors as those of `decode`, and for a wrong number of rows."""
+    where = blobs.path(entry.name)
+    with blobs.open(entry.name) as reader:
+        source = _Verified(reader, entry, where)
+        while source.read(_CHECK_BYTES):
+            pass
+    with _parquet(blobs, entry, where) as file:
+        if file.metadata.num_rows != entry.rows:
+            msg = (
+                f"{where} has {file.metadata.num_rows} rows, its manifest says {entry.rows}; {CURE}"
+            )
+            raise ArchiveError(msg)
+
+
+@contextlib.contextmanager
+def _parquet(blobs: BlobStore, entry: FileEntry, where: str) -> Iterator[Any]:
+    """Open a file as Parquet; what is wrong with it while it is open names it."""
+    with blobs.open(entry.name) as reader:
         source = _Verified(reader, entry, where)
         try:
-            file = pq.ParquetFile(pa.PythonFile(source, "r"), pre_buffer=False)
-            names = set(file.schema_arrow.names)
-            if raw and RAW not in names:
-                msg = f"{where} was archived without the raw payload; read it with raw=False"
-                raise ArchiveError(msg)
-            wanted = {**SYSTEM, **columns, **({RAW: pl.Binary()} if raw else {})}
-            stored = [name for name in wanted if name in names]
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=stored)
-                yield _completed(table, wanted, where)
+            yield pq.ParquetFile(pa.PythonFile(source, "r"), pre_buffer=False)
         except pa.ArrowException as error:
-            msg = f"{where} can't be read as Parquet ({error}); {_CURE}"
+            msg = f"{where} can't be read as Parquet ({error}); {CURE}"
             raise ArchiveError(msg) from error
 
 
-def _opened(blobs: BlobStore, name: str) -> BlobReader:
-    try:
-        return blobs.open(name)
-    except MissingBlobError as error:
-        msg = f"{error}, although a manifest names it; {_CURE}"
-        raise ArchiveError(msg) from error
+def _table(frame: pl.DataFrame) -> Any:  # noqa: ANN401 - pyarrow has no types
+    return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
 
 
 def _encodings(frame: pl.DataFrame) -> tuple[list[str], dict[str, str]]:
@@ -124,7 +187,7 @@ def _completed(table: Any, wanted: Mapping[str, pl.DataType], where: str) -> pl.
         if dtype != wanted[name]:
             msg = (
                 f'{where}: column "{name}" is {dtype}, the manifests say {wanted[name]}; a column'
-                f" keeps its type: {_CURE}"
+                f" keeps its type: {CURE}"
             )
             raise ArchiveError(msg)
     absent = [
@@ -144,7 +207,7 @@ class _Verified(io.RawIOBase):
         if reader.size_bytes != entry.size_bytes:
             msg = (
                 f"{where} has {reader.size_bytes} bytes, its manifest says {entry.size_bytes}: it"
-                f" was cut or replaced; {_CURE}"
+                f" was cut or replaced; {CURE}"
             )
             raise ArchiveError(msg)
 
@@ -178,7 +241,7 @@ class _Verified(io.RawIOBase):
             if zlib.crc32(view[at : at + block]) != entry.crc32[index]:
                 msg = (
                     f"{self._where} is damaged between bytes {index * block} and"
-                    f" {min(entry.size_bytes, (index + 1) * block)}; {_CURE}"
+                    f" {min(entry.size_bytes, (index + 1) * block)}; {CURE}"
                 )
                 raise ArchiveError(msg)
         self._at = end

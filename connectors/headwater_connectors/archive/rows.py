@@ -71,14 +71,15 @@ def check_offsets(frame: pl.DataFrame, from_offset: int, to_offset: int, where: 
         raise ArchiveError(msg)
 
 
-def described(name: str, data: memoryview, frame: pl.DataFrame) -> FileEntry:
+def described(name: str, data: memoryview, frame: pl.DataFrame, layout: str) -> FileEntry:
     """Return the manifest's entry for a file with these bytes and rows."""
     return FileEntry(
         name=name,
         size_bytes=len(data),
         block_bytes=BLOCK_BYTES,
-        crc32=block_checksums(data),
+        crc32=block_checksums(data, BLOCK_BYTES),
         rows=frame.height,
+        layout=layout,
         **_ranges(frame, {"offset": OFFSET}),
         **_ranges(frame, {"ts": TS, "arrival": ARRIVAL}, unit="_us"),
     )

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from headwater.errors import did_you_mean
-from headwater_connectors.archive.errors import ArchiveError
-from headwater_connectors.archive.parquet import decode
+from headwater_connectors.archive.errors import ArchiveError, MissingBlobError
+from headwater_connectors.archive.generation import UNTRIMMED, dropped
+from headwater_connectors.archive.parquet import CURE, decode
 from headwater_connectors.archive.schema import dtype_of, merged
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     from headwater_connectors.archive.blobs import BlobStore
     from headwater_connectors.archive.chain import Chain
-    from headwater_connectors.archive.manifest import Link, Manifest
+    from headwater_connectors.archive.generation import Generation
+    from headwater_connectors.archive.manifest import FileEntry, Link
     from headwater_connectors.archive.selection import Selection
 
 __all__ = ["Scan", "column_dtypes"]
@@ -26,15 +28,20 @@ __all__ = ["Scan", "column_dtypes"]
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """The wanted rows of one partition, up to the last manifest of a snapshot."""
+    """The wanted rows of one partition, up to the last manifest of a snapshot.
+
+    A generation has the rows of many manifests in few files, of which it takes those in the
+    snapshot: all of them, or, where it reaches beyond, the offsets that the snapshot has.
+    """
 
     blobs: BlobStore
     chain: Chain
     head: Link | None
     selection: Selection
+    generation: Generation | None = None
 
-    def check_end(self) -> None:
-        """Check that the archive reaches the end of the stretch asked for."""
+    def check_stretch(self) -> None:
+        """Check that the archive holds the stretch asked for, as far as one can see from here."""
         stretch = self.selection.stretch
         if stretch is None or stretch[0] >= stretch[1]:
             return
@@ -46,6 +53,8 @@ class Scan:
                 " read the rest from the topic"
             )
             raise ArchiveError(msg)
+        if self.generation:
+            self._check_begin(self.generation.start)
 
     def batches(
         self, dtypes: Mapping[str, pl.DataType], *, raw: bool, batch_rows: int
@@ -68,23 +77,51 @@ class Scan:
     def _groups(self, dtypes: Mapping[str, pl.DataType], *, raw: bool) -> Iterator[pl.DataFrame]:
         if self.head is None:
             return
-        for link in self.chain.up_to(self.head.manifest.number):
-            self._check_begin(link.manifest)
-            for entry in link.manifest.files:
-                if self.selection.may_hold(entry):
+        selection = self.selection
+        if self.generation and self.generation.manifest > self.head.manifest.number:
+            selection = selection.up_to(self.head.manifest.to_offset)
+        for entry in self._files(self.head):
+            if selection.may_hold(entry):
+                try:
                     for frame in decode(self.blobs, entry, dtypes, raw=raw):
-                        yield self.selection.filtered(frame)
+                        yield selection.filtered(frame)
+                except MissingBlobError as error:
+                    raise self._missing(entry, error) from error
 
-    def _check_begin(self, manifest: Manifest) -> None:
+    def _files(self, head: Link) -> Iterator[FileEntry]:
+        links = self.chain.above(self.generation, head.manifest.number)
+        if self.generation:
+            yield from self.generation.files
+        for link in links:
+            if link.manifest.number == 1:
+                self._check_begin(link.manifest.from_offset)
+            yield from link.manifest.files
+
+    def _check_begin(self, start: int) -> None:
         stretch = self.selection.stretch
-        if manifest.number > 1 or stretch is None or stretch[0] >= stretch[1]:
+        if stretch is None or stretch[0] >= stretch[1] or stretch[0] >= start:
             return
-        if stretch[0] < manifest.from_offset:
+        generation = self.generation
+        if generation and generation.begin != UNTRIMMED:
+            msg = f"offsets {stretch} of {self.chain.folder} were asked for; {dropped(generation)}"
+        else:
             msg = (
                 f"{self.chain.folder}: offsets {stretch} were asked for and the archive begins"
-                f" after {manifest.from_offset}; read what is before from the topic"
+                f" after {start}; read what is before from the topic"
             )
-            raise ArchiveError(msg)
+        raise ArchiveError(msg)
+
+    def _missing(self, entry: FileEntry, error: MissingBlobError) -> ArchiveError:
+        """Tell a file that was lost from one that retention removed while this was reading."""
+        newest = self.chain.generations.newest()
+        if newest and (self.generation is None or newest.number > self.generation.number):
+            named = {one.name for one in newest.files}
+            if entry.offset_max <= newest.to_offset and entry.name not in named:
+                return ArchiveError(
+                    f"{error}: it was dropped or replaced after this scan began, and the grace"
+                    " period is over; read again"
+                )
+        return ArchiveError(f"{error}, although a manifest names it; {CURE}")
 
 
 def column_dtypes(

@@ -88,7 +88,7 @@ def merged(known: Mapping[str, str], added: Mapping[str, str], where: str) -> di
     return {**known, **added}
 
 
-def fingerprint(columns: Mapping[str, str]) -> str:
-    """Return 16 hex digits that stand for columns, in their order, and their types."""
-    text = json.dumps(list(columns.items()), separators=(",", ":"))
+def fingerprint(columns: Mapping[str, str], *more: str) -> str:
+    """Return 16 hex digits that stand for columns, in their order, their types, and more."""
+    text = json.dumps([*columns.items(), *more], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Selection"]
 
+_BEFORE_ALL, _AFTER_ALL = -(1 << 63), (1 << 63) - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -22,6 +24,16 @@ class Selection:
     ts_from_us: int | None = None
     ts_before_us: int | None = None
     stretch: tuple[int, int] | None = None
+
+    def up_to(self, to_offset: int) -> Selection:
+        """Return the selection without what is above an offset."""
+        first, last = self.stretch or (_BEFORE_ALL, to_offset)
+        return replace(self, stretch=(first, min(last, to_offset)))
+
+    def after(self, offset: int) -> Selection:
+        """Return the selection without what is up to an offset."""
+        first, last = self.stretch or (offset, _AFTER_ALL)
+        return replace(self, stretch=(max(first, offset), last))
 
     def may_hold(self, entry: FileEntry) -> bool:
         """Return whether a file may have such a row."""

@@ -9,28 +9,40 @@ from typing import TYPE_CHECKING
 
 from headwater.errors import did_you_mean
 from headwater_connectors.archive.errors import ArchiveError
+from headwater_connectors.archive.generation import UNTRIMMED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = ["Snapshot", "TopicSnapshot", "checksum"]
 
-_TOPIC = re.compile(r"([a-zA-Z0-9._-]+)@([a-zA-Z0-9_-]+):((?:[0-9]+(?:,[0-9]+)*)?)~([0-9a-f]{8})")
+_PART = r"[0-9]+(?:/[0-9]+)?"
+_TOPIC = re.compile(
+    rf"([a-zA-Z0-9._-]+)@([a-zA-Z0-9_-]+):((?:{_PART}(?:,{_PART})*)?)~([0-9a-f]{{8}})"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class TopicSnapshot:
-    """The last manifest of each partition, 0 for none, and a checksum over those manifests."""
+    """The last manifest of each partition, 0 for none, and a checksum over those manifests.
+
+    `begins` has the offset after which each partition's history begins, UNTRIMMED where nothing
+    was dropped.
+    """
 
     topic: str
     topic_id: str
     numbers: tuple[int, ...]
     crc32: str
+    begins: tuple[int, ...]
 
     def __str__(self) -> str:
-        """Spell it as `topic@id:12,14,9~8f3a91bc`."""
-        numbers = ",".join(map(str, self.numbers))
-        return f"{self.topic}@{self.topic_id}:{numbers}~{self.crc32}"
+        """Spell it as `topic@id:12,14/880,9~8f3a91bc`."""
+        parts = [
+            f"{number}" if begin == UNTRIMMED else f"{number}/{begin}"
+            for number, begin in zip(self.numbers, self.begins, strict=True)
+        ]
+        return f"{self.topic}@{self.topic_id}:{','.join(parts)}~{self.crc32}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +50,8 @@ class Snapshot:
     """The extent of some topics; manifests never change, so it reads the same rows for ever.
 
     Its text, `topic@id:12,14,9~8f3a91bc` for each topic joined by `+`, names the last manifest
-    of partitions 0, 1, 2 and so on.
+    of partitions 0, 1, 2 and so on; after a slash the offset after which history began, where
+    retention had dropped what was before.
     """
 
     topics: tuple[TopicSnapshot, ...]
@@ -58,9 +71,11 @@ class Snapshot:
                     f'"{part}" is not a snapshot; copy the whole text, like flights@a1:12~8f3a91bc'
                 )
                 raise ArchiveError(msg)
-            topic, topic_id, numbers, crc32 = match.groups()
-            parsed = tuple(map(int, numbers.split(","))) if numbers else ()
-            topics.append(TopicSnapshot(topic, topic_id, parsed, crc32))
+            topic, topic_id, listed, crc32 = match.groups()
+            pairs = [one.partition("/") for one in listed.split(",")] if listed else []
+            numbers = tuple(int(number) for number, _, _ in pairs)
+            begins = tuple(int(begin) if begin else UNTRIMMED for _, _, begin in pairs)
+            topics.append(TopicSnapshot(topic, topic_id, numbers, crc32, begins))
         return cls(tuple(topics))
 
     def of(self, topic: str, topic_id: str) -> TopicSnapshot:

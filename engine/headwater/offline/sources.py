@@ -102,8 +102,9 @@ class ArchiveEvents:
                 if done is not None:
                     after[name][partition] = done
                     # From its own beginning: a stream that was made to begin anew keeps its past.
-                    oldest = next(iter(archive.manifests(name, topic_id, partition)))
-                    self._stretches[name][partition] = (oldest.from_offset, done)
+                    begins = archive.beginning(name, topic_id, partition)
+                    first = done if begins is None else begins.after_offset
+                    self._stretches[name][partition] = (first, done)
         self._snapshot = archive.snapshot(self._ids)
         self._tail = LogEvents(log, starts, after=after)
 
