@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from harness import BASE_US, click, clicks_plan
 
+from headwater.flow.archive_care import CareSettings
 from headwater.flow.archive_task import ArchiveTask
 from headwater.flow.decode import Decoder
 from headwater.flow.metrics import Metrics
@@ -38,6 +39,7 @@ class Writer:
             consumer=self.consumer,
             metrics=self.metrics,
             start=resolve_start(log, stream, lambda: BASE_US),
+            care=CareSettings(),
         )
         self.consumer.assign(stream.topic, self.task.assigned([0]))
 

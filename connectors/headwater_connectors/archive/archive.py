@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from headwater_connectors.archive.selection import Selection
 from headwater_connectors.archive.snapshot import Snapshot, TopicSnapshot, checksum
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import polars as pl
 
@@ -181,10 +182,11 @@ class Archive:
         links = [newest.get(partition) for partition in wanted]
         return min(link.manifest.frontier_us if link else NO_FRONTIER_US for link in links)
 
-    def snapshot(self, topics: Mapping[str, str]) -> Snapshot:
-        """Return the present extent of topics, given as name → topic id."""
+    def snapshot(self, topics: Mapping[str, str] | Iterable[tuple[str, str]]) -> Snapshot:
+        """Return the present extent of topics, given as name → topic id or as pairs of those."""
         parts = []
-        for topic, topic_id in sorted(topics.items()):
+        pairs = topics.items() if isinstance(topics, Mapping) else topics
+        for topic, topic_id in sorted(pairs):
             count = self._partition_count(topic, topic_id)
             chains = [self.chain(topic, topic_id, part) for part in range(count)]
             generations = [chain.generations.newest() for chain in chains]

@@ -227,14 +227,16 @@ class FolderBlobs:
         """Return the folders in the one that the prefix names; see BlobStore."""
         top = self._location(prefix.rstrip("/")) if prefix else self._root
         try:
-            with self._explained("list", prefix.rstrip("/") or _INCOMING):
-                return sorted(
-                    entry.name
-                    for entry in os.scandir(top)
-                    if entry.is_dir(follow_symlinks=False) and entry.name != _INCOMING
-                )
-        except MissingBlobError:
+            return sorted(
+                entry.name
+                for entry in os.scandir(top)
+                if entry.is_dir(follow_symlinks=False) and entry.name != _INCOMING
+            )
+        except FileNotFoundError:
             return []
+        except OSError as error:
+            msg = f"can't list {top}: {error.strerror or error}; the folder needs permission"
+            raise ArchiveError(msg) from error
 
     def delete(self, names: Iterable[str]) -> None:
         """Unlink files; see BlobStore."""

@@ -13,7 +13,7 @@ from headwater_connectors.archive.sealed import seal, unseal
 from headwater_connectors.archive.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from headwater_connectors.archive.archive import Archive
 
@@ -71,8 +71,10 @@ class NamedSnapshots:
             msg = f'no snapshot "{name}" in the archive.{did_you_mean(name, known)}'
             raise ArchiveError(msg) from error
 
-    def take(self, name: str, topics: Mapping[str, str], now_us: int) -> NamedSnapshot:
-        """Name the present extent of topics, given as name → topic id.
+    def take(
+        self, name: str, topics: Mapping[str, str] | Sequence[tuple[str, str]], now_us: int
+    ) -> NamedSnapshot:
+        """Name the present extent of topics, given as name → topic id or as pairs of those.
 
         ArchiveError if the name is taken.
         """

@@ -54,6 +54,11 @@ _COMMANDS = (
         "Let a stream go on after its topic was made again or lost records.",
     ),
     (
+        "archive",
+        "headwater.cli.archive:archive",
+        "Look after the history of events: verify, compact, retain, name snapshots.",
+    ),
+    (
         "training-set",
         "headwater.cli.training_set:training_set",
         "Write a spine with a service's features, as of each row's time.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from headwater.config.load import Flags, load_config
 from headwater.config.settings import (
+    ArchiveConfig,
     ClientConfig,
     Config,
     KafkaConfig,
@@ -13,6 +14,7 @@ from headwater.config.settings import (
 )
 
 __all__ = [
+    "ArchiveConfig",
     "ClientConfig",
     "Config",
     "Flags",

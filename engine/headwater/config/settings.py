@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pydantic_settings import PydanticBaseSettingsSource
 
 __all__ = [
+    "ArchiveConfig",
     "ClientConfig",
     "Config",
     "KafkaConfig",
@@ -188,6 +189,15 @@ class WorkerConfig(_Section):
         return f"{host}:{self.port_of(slot) if port is None else port}"
 
 
+class ArchiveConfig(_Section):
+    """How the archive is kept: the size of its files, and for how long; 0 days is for ever."""
+
+    file_bytes: Annotated[_Int, Field(ge=1 << 20, le=1 << 30)] = 128 << 20
+    file_rows: Annotated[_Int, Field(ge=1_000, le=1 << 28)] = 4_000_000
+    keep_days: Annotated[_Int, Field(ge=0, le=36_500)] = 0
+    grace_hours: Annotated[_Int, Field(ge=1, le=8_760)] = 24
+
+
 class ClientConfig(_Section):
     """Which worker `hw.connect()` talks to: "" is the worker configured here."""
 
@@ -221,6 +231,7 @@ class Config(BaseSettings):
     namespace: _Name = "default"
     kafka: KafkaConfig = Field(default_factory=KafkaConfig)
     worker: WorkerConfig = Field(default_factory=WorkerConfig)
+    archive: ArchiveConfig = Field(default_factory=ArchiveConfig)
     client: ClientConfig = Field(default_factory=ClientConfig)
     schema_registry: SchemaRegistryConfig = Field(default_factory=SchemaRegistryConfig)
     registry: RegistryConfig = Field(default_factory=RegistryConfig)

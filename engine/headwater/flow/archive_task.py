@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pyarrow as pa
 
+from headwater.flow.archive_care import ArchiveCare
 from headwater.flow.pipeline import Tick
 from headwater.logs import get_logger
 from headwater_connectors.archive.errors import ArchiveConflictError, StoreUnavailableError
@@ -16,6 +17,7 @@ from headwater_connectors.log.packed_column import BytesColumn
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from headwater.flow.archive_care import CareSettings
     from headwater.flow.decode import Decoder
     from headwater.flow.metrics import Metrics
     from headwater.flow.pipeline import Batches
@@ -60,6 +62,7 @@ class ArchiveTask:
         consumer: Consumer,
         metrics: Metrics,
         start: Start,
+        care: CareSettings,
     ) -> None:
         self._decoder = decoder
         self._stream = decoder.stream
@@ -71,6 +74,7 @@ class ArchiveTask:
         self._start = start
         self._now_us = 0
         self.archived: dict[int, int] = {}
+        self._care = ArchiveCare(archive, self._stream.topic, topic_id, care)
         # When others have extended partitions that are ours.
         self._conflicts: dict[int, list[int]] = {}
 
@@ -101,6 +105,7 @@ class ArchiveTask:
                 # What the store didn't take the next owner reads again.
                 self._pending.pop(partition, None)
             del self.archived[partition]
+            self._care.forget(partition)
 
     def __call__(self, batches: Batches) -> Batches:
         """Take records in; write the partitions that are full or old enough."""
@@ -115,6 +120,7 @@ class ArchiveTask:
             is_due = pending.rows >= _ROWS_MAX or self._now_us - pending.since_us >= _WAIT_US
             if is_due and self._now_us >= pending.not_before_us:
                 self._write(partition)
+        self._care.visit(sorted(self.archived), self._now_us)
         return ticks
 
     def is_full(self) -> bool:

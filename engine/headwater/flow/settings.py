@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from headwater.flow.archive_care import CareSettings
 
 __all__ = ["WorkerSettings"]
 
@@ -23,6 +25,7 @@ class WorkerSettings:
     store_checkpoint_every_us: int = 60_000_000  # to where other workers find it
     ingest_linger_us: int = 0  # how long source records gather, where a poll isn't full
     archive_linger_us: int = 0
+    archive_care: CareSettings = field(default_factory=CareSettings)
     # Every shard hears of every lane this often; None: only of what is new.
     progress_every_us: int | None = None
     keep_exchange: bool = False  # keep exchange records below the checkpoint, for recomputation

@@ -231,6 +231,7 @@ class Worker:
             consumer=consumer,
             metrics=self.metrics,
             start=self.starts[topic.name],
+            care=self.settings.archive_care,
         )
         self.archive_tasks[topic.name] = task
         self._membership.join(consumer, topic, task)
