@@ -102,6 +102,17 @@ def test_kernels_give_rates_and_row_sizes() -> None:
     assert result["ratios"]["read"] == pytest.approx(ratio)
 
 
+def test_the_archive_gives_what_an_event_costs() -> None:
+    sizes = ("--events=6000", "--batch-rows=3000", "--small-rows=500", "--runs=1")
+    result = run("bench.archive", *sizes)
+    for name in ("append", "append_small", "scan", "scan_raw", "scan_compacted", "compact"):
+        assert result[name]["cpu_s_per_m"] > 0
+    ratio = result["targets"]["append"] / result["append"]["cpu_s_per_m"]
+    assert result["ratios"]["append"] == pytest.approx(ratio)
+    assert 90 < result["bytes_per_event"]["raw"] < 120
+    assert 0 < result["bytes_per_event"]["stored"] < result["bytes_per_event"]["raw"]
+
+
 def test_zipf_keys_have_a_hot_key_and_uniform_ones_do_not() -> None:
     hottest = {}
     for distribution in ("uniform", "zipf"):
