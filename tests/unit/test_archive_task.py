@@ -4,6 +4,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from faulty_blobs import FAULTS, FaultyBlobs
 from harness import BASE_US, click, clicks_plan
 
 from headwater.flow.archive_care import CareSettings
@@ -26,10 +27,13 @@ WAIT_US = 10_000_000
 class Writer:
     """An archive task over its own consumer, and the archive that it shares with others."""
 
-    def __init__(self, log: MemoryLog, folder: Path) -> None:
+    def __init__(
+        self, log: MemoryLog, folder: Path | FaultyBlobs, care: CareSettings | None = None
+    ) -> None:
         (stream,) = clicks_plan().streams.values()
         self.topic = log.topic(stream.topic)
-        self.archive = Archive(FolderBlobs(folder), stamp="test")
+        blobs = folder if isinstance(folder, FaultyBlobs) else FolderBlobs(folder)
+        self.archive = Archive(blobs, stamp="test")
         self.consumer = log.consumer("archive")
         self.metrics = Metrics()
         self.task = ArchiveTask(
@@ -39,7 +43,7 @@ class Writer:
             consumer=self.consumer,
             metrics=self.metrics,
             start=resolve_start(log, stream, lambda: BASE_US),
-            care=CareSettings(),
+            care=care or CareSettings(),
         )
         self.consumer.assign(stream.topic, self.task.assigned([0]))
 
@@ -119,3 +123,106 @@ def test_one_that_writes_all_the_time_is_a_mistake_and_is_told(log, tmp_path) ->
 
     with pytest.raises(ArchiveConflictError, match="give each namespace an archive of its own"):
         both_write()
+
+
+def failures(writer: Writer) -> float:
+    return writer.metrics.archive_failures._value.get()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_rows_wait_for_a_store_that_fails_and_are_then_written_once(log, fault) -> None:
+    blobs = FaultyBlobs()
+    writer = Writer(log, blobs)
+    push(log, 3)
+    writer.take()
+    blobs.break_at(1, fault, times=1)
+    writer.write(0)
+    # It is not asked again at once.
+    calls = blobs.calls
+    if fault != "answer_lost":
+        assert failures(writer) == 1
+        writer.write(1)
+        assert blobs.calls == calls
+    push(log, 2)
+    writer.take(WAIT_US)
+    writer.write(WAIT_US)
+    assert writer.offsets() == list(range(5))
+    assert writer.task.archived == {0: 4}
+
+
+def test_a_store_that_fails_for_long_makes_the_task_wait_with_bounded_rows(
+    log, monkeypatch
+) -> None:
+    monkeypatch.setattr("headwater.flow.archive_task._ROWS_MAX", 4)
+    blobs = FaultyBlobs()
+    writer = Writer(log, blobs)
+    blobs.break_at(1, "hangs", times=10**9)
+    push(log, 3)
+    writer.take()
+    assert not writer.task.is_full()
+    push(log, 3)
+    writer.take()
+    assert writer.task.is_full()
+    writer.write(0)
+    assert failures(writer) == 2
+    blobs.at = None
+    writer.write(WAIT_US)
+    assert not writer.task.is_full()
+    assert writer.offsets() == list(range(6))
+
+
+def test_what_the_store_does_not_take_at_a_handover_the_next_owner_reads_again(log) -> None:
+    blobs = FaultyBlobs()
+    first = Writer(log, blobs)
+    push(log, 3)
+    first.take()
+    blobs.break_at(1, "fails", times=10**9)
+    first.task.revoked([0], lost=False)
+    assert first.task.archived == {}
+    blobs.at = None
+    second = Writer(log, blobs)
+    second.take()
+    second.write(0)
+    assert second.offsets() == [0, 1, 2]
+
+
+HOUR_US = 3_600_000_000
+
+
+def test_small_files_are_merged_now_and_then_and_old_ones_dropped(log, tmp_path) -> None:
+    care = CareSettings(keep_us=6 * HOUR_US, grace_us=HOUR_US)
+    writer = Writer(log, tmp_path, care)
+    for turn in range(12):
+        push(log, 2)
+        writer.take(turn * WAIT_US)
+        writer.write(turn * WAIT_US)
+    generations = writer.archive.chain("clicks", writer.topic.id, 0).generations
+    assert generations.newest() is not None
+    assert len(generations.newest().files) < 12
+    assert writer.offsets() == list(range(24))
+    # The events arrived in 2026: much later all of them are old.
+    much_later = BASE_US + 24 * HOUR_US
+    writer.task([Tick(much_later, idle=True)])
+    writer.task([Tick(much_later + HOUR_US, idle=True)])
+    assert writer.offsets() == []
+    writer.task([Tick(much_later + 3 * HOUR_US, idle=True)])
+    assert list(tmp_path.rglob("*.parquet")) == []
+    push(log, 1)
+    writer.take(much_later + 4 * HOUR_US)
+    writer.write(much_later + 4 * HOUR_US)
+    assert writer.archive.position("clicks", writer.topic.id, 0) == 24
+
+
+def test_events_go_on_being_archived_when_care_fails(log, tmp_path, capsys) -> None:
+    writer = Writer(log, tmp_path)
+    for turn in range(12):
+        push(log, 2)
+        writer.take(turn)
+        writer.write(turn)
+    for path in sorted(tmp_path.rglob("*.parquet"))[:6]:
+        path.write_bytes(b"")
+    writer.task([Tick(2 * HOUR_US, idle=True)])
+    push(log, 2)
+    writer.take(2 * HOUR_US)
+    writer.write(2 * HOUR_US)
+    assert writer.archive.position("clicks", writer.topic.id, 0) == 25
