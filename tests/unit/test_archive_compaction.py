@@ -13,6 +13,7 @@ from headwater_connectors.archive.compaction import Compaction, Sizes, compact, 
 from headwater_connectors.archive.errors import ArchiveConflictError, ArchiveError
 from headwater_connectors.archive.manifest import FileEntry
 from headwater_connectors.archive.snapshot import Snapshot
+from headwater_connectors.archive.verification import verify
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -335,3 +336,61 @@ def test_a_generation_of_another_copy_is_refused(tmp_path) -> None:
     target.write_bytes(source.read_bytes())
     with pytest.raises(ArchiveError, match="is not the one that generation 1 was made of"):
         read(open_archive(tmp_path / "a"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ("header", r"is damaged between bytes 0 and \d+; restore"),
+        ("data", r"is damaged between bytes \d+ and \d+; restore"),
+        ("footer", r"is damaged between bytes \d+ and \d+; restore"),
+        ("cut", r"has \d+ bytes, its manifest says \d+: it was cut or replaced; restore"),
+        ("missing", "is missing, although a manifest names it; restore"),
+    ],
+)
+def test_a_merged_file_that_is_damaged_is_named(archive, tmp_path, spoil, message) -> None:
+    for _ in range(3):
+        add(archive, 300)
+    step(archive)
+    (path,) = [path for path in files(tmp_path, ".parquet") if "compacted" in path.parts]
+    data = bytearray(path.read_bytes())
+    at = {"header": 1, "data": len(data) // 2, "footer": len(data) - 6}.get(spoil)
+    if at is not None:
+        data[at] ^= 4
+    path.write_bytes(data[:-9] if spoil == "cut" else data)
+    if spoil == "missing":
+        path.unlink()
+    with pytest.raises(ArchiveError, match=rf"compacted/0000000001-0-899-0\.parquet {message}"):
+        read(open_archive(tmp_path), raw=True)
+    (problem,) = verify(open_archive(tmp_path), TOPIC, ID, 0).problems
+    assert "compacted/0000000001-0-899-0.parquet" in problem
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_a_manifest_that_is_lost_is_found_by_verify_and_never_a_gap(
+    archive, tmp_path, number
+) -> None:
+    for _ in range(2):
+        add(archive, 3)
+    step(archive)
+    for _ in range(2):
+        add(archive, 3)
+    (tmp_path / FOLDER / f"manifests/{number:010d}.json").unlink()
+    reader = open_archive(tmp_path)
+    problems = verify(reader, TOPIC, ID, 0).problems
+    assert any(f"{number:010d}.json is missing; restore" in problem for problem in problems)
+    if number == 1:
+        # What the generation holds needs it no more.
+        assert offsets(reader) == list(range(12))
+    else:
+        with pytest.raises(ArchiveError, match=rf"{number:010d}\.json is missing; restore"):
+            offsets(reader)
+
+
+def test_manifests_of_several_stamps_are_read_and_told(archive, tmp_path) -> None:
+    add(archive, 3)
+    later = Archive(archive.blobs, stamp="another engine")
+    add(later, 3)
+    found = verify(later, TOPIC, ID, 0)
+    assert found.stamps == {"format=1 polars=2 machine=test", "another engine"}
+    assert (found.problems, offsets(later)) == ([], list(range(6)))

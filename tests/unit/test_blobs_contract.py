@@ -119,6 +119,17 @@ def test_blobs_are_found_by_the_beginning_of_their_names_in_pages(blobs) -> None
     assert blobs.folders("nowhere/") == []
 
 
+@pytest.mark.parametrize("name", ["worker%3A1=0f3a=9b", "a b", "100%", "é~+&", "named=x/c.json"])
+def test_a_name_comes_back_as_it_was_given(blobs, name) -> None:
+    blobs.put(f"a/{name}", b"1")
+    blobs.put_if_absent(f"b/{name}", b"2")
+    assert blobs.get(f"a/{name}") == b"1"
+    assert [info.name for info in blobs.find("a/")] == [f"a/{name}"]
+    assert blobs.find(f"a/{name}")[0].size_bytes == 1
+    blobs.delete([f"a/{name}"])
+    assert [info.name for info in blobs.find("")] == [f"b/{name}"]
+
+
 def test_deleted_blobs_are_gone_and_missing_ones_are_passed_over(blobs) -> None:
     for name in ("a/b", "a/c", "a/d"):
         blobs.put(name, b"1")
