@@ -79,6 +79,8 @@ class Metrics:
         )  # fmt: skip
         self.history_failures = Counter(
             "headwater_history_failures", "Times the past of a view could not be read",
+            registry=registry,
+        )  # fmt: skip
         self.archive_failures = Counter(
             "headwater_archive_failures", "Writes that the archive's store did not take",
             registry=registry,
