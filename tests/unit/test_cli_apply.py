@@ -248,6 +248,33 @@ def test_a_view_is_removed_when_no_service_uses_it(capsys, features) -> None:
     assert 'Did you mean "sales"' in err
 
 
+def test_a_service_goes_back_to_what_it_was_without_the_file(capsys, features) -> None:
+    apply(capsys)
+    edit(features, ('"sales",\n    version=1', '"sales",\n    version=2'), ("> 0", "> 1"))
+    apply(capsys)
+    features.unlink()
+    code, out, _ = run(capsys, "service", "roll-back", "shops", "--yes", "--author", "bob")
+    assert code == 0
+    assert "- view        sales@2 by shop" in out
+    assert "+ view        sales@1 by shop" in out
+    _, out, _ = run(capsys, "service", "history", "shops", "--json")
+    assert [(one["number"], list(one["views"]), one["added_by"]) for one in json.loads(out)] == [
+        (1, ["sales@1"], "ann"), (2, ["sales@2"], "ann"), (3, ["sales@1"], "bob"),
+    ]  # fmt: skip
+    _, out, _ = run(capsys, "service", "history", "shops")
+    assert "sales@2" in out
+    code, out, _ = run(capsys, "service", "roll-back", "shops", "--to", "1", "--yes")
+    assert (code, "nothing to do" in out) == (0, True)
+    code, _, err = run(capsys, "service", "roll-back", "shops", "--to", "9", "--yes")
+    assert (code, "it has 1, 2, 3" in err) == (1, True)
+    code, _, err = run(capsys, "service", "roll-back", "shop", "--yes")
+    assert (code, 'Did you mean "shops"' in err) == (1, True)
+    assert run(capsys, "view", "remove", "sales", "2", "--yes")[0] == 0
+    code, _, err = run(capsys, "service", "roll-back", "shops", "--yes")
+    assert code == 1
+    assert 'service "shops" number 2 needs view sales@2, which was removed' in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from headwater.errors import ConfigError
@@ -14,10 +15,19 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-__all__ = ["is_agreed", "progress_bars", "table_console", "write_json", "write_table", "write_text"]
+__all__ = [
+    "is_agreed",
+    "progress_bars",
+    "table_console",
+    "when_text",
+    "write_json",
+    "write_table",
+    "write_text",
+]
 
 # As wide as it must be where there is no terminal, so that nothing is cut off in a file.
 _FILE_COLUMNS = 200
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def write_text(text: str) -> None:
@@ -48,6 +58,13 @@ def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*map(escape, row))
     table_console().print(table)
+
+
+def when_text(us: int | None, by: str | None) -> str:
+    """Return a moment in µs UTC and who it was, empty where it never came."""
+    if us is None:
+        return ""
+    return f"{_EPOCH + timedelta(microseconds=us):%Y-%m-%d %H:%M}Z {by or ''}".rstrip()
 
 
 def is_agreed() -> bool:

@@ -43,6 +43,7 @@ _COMMANDS = (
         "Show a namespace's workers and tasks: owners, lag, freshness.",
     ),
     ("view", "headwater.cli.view:view", "List the versions of views, or remove one."),
+    ("service", "headwater.cli.service:service", "Show what a service was, or go back to it."),
     (
         "features",
         "headwater.cli.catalog:features",

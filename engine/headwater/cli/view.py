@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from headwater.cli.apply import agree_and_apply, registered_at
-from headwater.cli.output import write_json, write_table
+from headwater.cli.output import when_text, write_json, write_table
 from headwater.cli.place import PlaceFlags
 
 __all__ = ["list_views", "remove", "view"]
 
 view = App(name="view", default_parameter=Parameter(negative=()), result_action="return_value")
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @view.command(name="list")
@@ -66,8 +63,8 @@ def list_views(
             one.owner,
             f"{len(one.features)} of {one.entity} from {one.stream}",
             ", ".join(known.users(one.id)),
-            _when(one.added_us, one.added_by),
-            *([_when(one.removed_us, one.removed_by)] if all else []),
+            when_text(one.added_us, one.added_by),
+            *([when_text(one.removed_us, one.removed_by)] if all else []),
         )
         for one in shown.values()
     ]
@@ -110,9 +107,3 @@ def remove(
     with (flags or PlaceFlags()).opened() as place:
         proposal = propose_removal(registered_at(place), name, version)
         return agree_and_apply(place, Proposed(proposal), author, yes=yes, json=json)
-
-
-def _when(us: int | None, by: str | None) -> str:
-    if us is None:
-        return ""
-    return f"{_EPOCH + timedelta(microseconds=us):%Y-%m-%d %H:%M}Z {by or ''}".rstrip()

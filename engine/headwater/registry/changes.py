@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from headwater.plan.plan import Plan, ServicePlan, ViewPlan
     from headwater.registry.records import Registered, ViewRecord
 
-__all__ = ["Action", "Change", "changes_of", "difference", "lines_of"]
+__all__ = ["Action", "Change", "changes_of", "difference", "lines_of", "service_change"]
 
 Action: TypeAlias = Literal["new", "changed", "metadata", "unchanged", "kept", "removed", "refused"]
 Kind: TypeAlias = Literal["stream", "entity", "view", "service"]
@@ -44,7 +44,7 @@ def changes_of(registered: Registered, plan: Plan) -> tuple[Change, ...]:
         *_streams(registered, plan),
         *_entities(registered, plan),
         *(_view(registered, view) for view in plan.views.values()),
-        *(_service(registered, service) for service in plan.services.values()),
+        *(service_change(registered, service) for service in plan.services.values()),
         *(Change(kind, name, "kept", "kept: it is not in this file") for kind, name in kept),
     )
 
@@ -128,7 +128,8 @@ def _view_edits(known: ViewRecord, view: ViewPlan) -> tuple[str, ...]:
     return tuple(_edit(label, old, new) for label, old, new in pairs if old != new)
 
 
-def _service(registered: Registered, service: ServicePlan) -> Change:
+def service_change(registered: Registered, service: ServicePlan) -> Change:
+    """Return what would become of a service."""
     name, one = service.service.name, service.service
     known, views = registered.active_services.get(name), registered.active_views
     if known is None:

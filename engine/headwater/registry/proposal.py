@@ -10,15 +10,15 @@ from headwater.plan.describe import service_logic, view_logic
 from headwater.plan.document import Document, write_document
 from headwater.plan.packed import Packed
 from headwater.plan.plan import compile_plan
-from headwater.registry.changes import Change, changes_of, difference
+from headwater.registry.changes import Change, changes_of, difference, service_change
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from headwater.plan.plan import Plan
-    from headwater.registry.records import Registered
+    from headwater.registry.records import Registered, ServiceRecord
 
-__all__ = ["InUseError", "Proposal", "propose", "propose_removal"]
+__all__ = ["InUseError", "Proposal", "propose", "propose_removal", "propose_return"]
 
 _IDLE = frozenset(("unchanged", "kept"))
 
@@ -128,6 +128,30 @@ def propose_removal(known: Registered, name: str, version: int) -> Proposal:
     plan = compile_plan(below.packed().without_view(view).definitions())
     said = "removed: its state is freed; its record stays, and its number is not used again"
     return _proposal(known, plan, (Change("view", view, "removed", said),))
+
+
+def propose_return(known: Registered, earlier: ServiceRecord, document: bytes) -> Proposal:
+    """Return what going back to an earlier revision of a service would do.
+
+    `document` is the plan it was in. Raises NotFoundError where a view it needs was removed since,
+    and StateError for a plan of another engine.
+    """
+    assert known.document is not None
+    for view, fingerprint in earlier.views.items():
+        now = known.active_views.get(view)
+        if now is None or now.fingerprint != fingerprint:
+            msg = (
+                f'service "{earlier.name}" number {earlier.number} needs view {view}, which was'
+                " removed; apply the view again first"
+            )
+            raise NotFoundError(msg)
+    was, now_counts = Document.decode(document), Document.decode(known.document)
+    for one in (was, now_counts):
+        one.plan(known.namespace)
+    service = was.packed().services[earlier.name]
+    alone = Packed(streams={}, entities={}, views={}, services={earlier.name: service})
+    plan = compile_plan(alone.over(now_counts.packed()).definitions())
+    return _proposal(known, plan, (service_change(known, plan.services[earlier.name]),))
 
 
 def _missing(known: Registered, name: str, version: int) -> str:
