@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path  # noqa: TC003 - the command line reads the annotations
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headwater.config import load_config
@@ -110,8 +110,10 @@ def _on_kafka(config: Config) -> tuple[Log, Mapping[str, Start], Archive | None]
     except BaseException:
         log.close()
         raise
-    folder = config.worker.archive
-    return log, {}, None if folder is None or not folder.is_dir() else _archive(folder)
+    location = config.worker.archive
+    if location is None or (isinstance(location, Path) and not location.is_dir()):
+        return log, {}, None
+    return log, {}, _archive(location, config.object_store)
 
 
 def _in_folder(path: Path) -> tuple[Log, Mapping[str, Start], Archive | None]:
@@ -119,16 +121,16 @@ def _in_folder(path: Path) -> tuple[Log, Mapping[str, Start], Archive | None]:
     from headwater_connectors.log.embedded import EmbeddedLog
 
     folder = LocalFolder(path, local_settings(path))
-    archive = _archive(folder.archive) if folder.archive.is_dir() else None
+    archive = _archive(folder.archive, {}) if folder.archive.is_dir() else None
     return EmbeddedLog(folder.log, clock=clock_us), folder.starts(), archive
 
 
-def _archive(folder: Path) -> Archive:
+def _archive(location: Path | str, options: Mapping[str, str]) -> Archive:
     from headwater.plan.stamp import engine_stamp
     from headwater_connectors.archive.archive import Archive
-    from headwater_connectors.archive.blobs import FolderBlobs
+    from headwater_connectors.archive.location import blobs_of
 
-    return Archive(FolderBlobs(folder), stamp=str(engine_stamp()))
+    return Archive(blobs_of(location, options), stamp=str(engine_stamp()))
 
 
 def _place(
