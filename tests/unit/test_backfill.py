@@ -235,7 +235,7 @@ def test_a_view_that_has_left_the_plan_frees_its_space(grown: Grown) -> None:
     grown.harness.plan = ONE
     grown.reopen()
     assert (kept("totals@1"), kept("counts@1")) == (0, 2)
-    grown.harness.worker.checkpoints.close(grown.harness.now_us)
+    # Without another checkpoint, as after a crash: nothing names what is gone as being there.
     grown.harness.plan = BOTH
     grown.reopen()
     assert grown.left == 20

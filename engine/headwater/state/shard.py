@@ -92,8 +92,13 @@ class Shard:
         seen = {*mark.views, *mark.loading}
         self.unbuilt = self.groups.keys() - seen
         self.loading = {v: mark.loading[v] for v in self.groups if v in mark.loading}
-        # What has left the plan frees its space, and begins anew should it come back.
-        for view_id in self.unbuilt | (seen - self.groups.keys()):
+        # What has left the plan frees its space, and begins anew should it come back. First the
+        # mark stops naming it, durably: a crash in between leaves rows that nobody reads.
+        gone = seen - self.groups.keys()
+        if gone:
+            self.store.write(mark.without(gone), [])
+            self.store.flush()
+        for view_id in self.unbuilt | gone:
             self.store.delete_view(view_id)
         self.applied = dict(mark.applied)
         # On an exchange that was made again the lanes go on as they were, from its first record.

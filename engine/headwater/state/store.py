@@ -23,7 +23,7 @@ from headwater.plan.stamp import STATE_FORMAT
 from headwater.state.loading import Loading  # noqa: TC001 - msgspec reads it
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
 __all__ = ["Mark", "Store", "Stores", "check_unused"]
 
@@ -48,6 +48,12 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     views: dict[str, str]  # view id → fingerprint, of those whose past is all there
     exchange_id: str = ""  # of the topic that next_offset is an offset of
     loading: dict[str, Loading] = msgspec.field(default_factory=dict)  # the other views
+
+    def without(self, view_ids: Container[str]) -> Mark:
+        """Return the mark of a state that has never seen these views."""
+        views = {v: fingerprint for v, fingerprint in self.views.items() if v not in view_ids}
+        loading = {v: one for v, one in self.loading.items() if v not in view_ids}
+        return msgspec.structs.replace(self, views=views, loading=loading)
 
 
 class Store:
