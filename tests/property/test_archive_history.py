@@ -105,7 +105,7 @@ class History(RuleBasedStateMachine):
     def other_snapshots_read_what_they_had_or_are_refused(self) -> None:
         for text, begin, end in self.texts:
             snapshot = Snapshot.parse(text)
-            if begin == self.begin or begin == end == 0:
+            if begin == self.begin or not any(snapshot.topics[0].numbers):
                 assert offsets(self.archive, snapshot=snapshot) == list(range(begin, end))
                 continue
             with pytest.raises(ArchiveError, match=r"history of flights\[0\] begins after offset"):
