@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
+from bench.least_cpu import least_cpu
 from bench.machine import machine
 from bench.report import write_result
 from headwater_connectors.archive.archive import Archive
@@ -22,7 +22,7 @@ from headwater_connectors.archive.blobs import FolderBlobs
 from headwater_connectors.archive.compaction import Sizes, compact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 __all__ = ["main"]
 
@@ -61,18 +61,6 @@ def payments(events: int, seed: int) -> pl.DataFrame:
     )
     raw = pl.struct(_COLUMNS).struct.json_encode().cast(pl.Binary)
     return frame.with_columns(__raw=raw).rechunk()
-
-
-def _best(runs: int, run: Callable[[], object], before: Callable[[], object]) -> dict[str, float]:
-    """Return CPU seconds, of all threads, and wall seconds of the run that took least CPU."""
-    best = {"cpu_seconds": float("inf"), "seconds": float("inf")}
-    for _ in range(runs):
-        before()
-        wall, cpu = time.perf_counter(), time.process_time()
-        run()
-        took = {"cpu_seconds": time.process_time() - cpu, "seconds": time.perf_counter() - wall}
-        best = min(best, took, key=lambda one: one["cpu_seconds"])
-    return best
 
 
 class History:
@@ -127,13 +115,13 @@ def measure(
         large = History(Path(place, "large"), frame, batch_rows)
         small = History(Path(place, "small"), frame, small_rows)
         found = {
-            "append": _best(runs, large.append, large.clear),
-            "scan": _best(runs, lambda: large.scan(raw=False), lambda: None),
-            "scan_raw": _best(runs, lambda: large.scan(raw=True), lambda: None),
-            "append_small": _best(runs, small.append, small.clear),
-            "scan_small": _best(runs, lambda: small.scan(raw=False), lambda: None),
-            "compact": _best(runs, small.compact, small.fill),
-            "scan_compacted": _best(runs, lambda: small.scan(raw=False), lambda: None),
+            "append": least_cpu(runs, large.append, large.clear),
+            "scan": least_cpu(runs, lambda: large.scan(raw=False), lambda: None),
+            "scan_raw": least_cpu(runs, lambda: large.scan(raw=True), lambda: None),
+            "append_small": least_cpu(runs, small.append, small.clear),
+            "scan_small": least_cpu(runs, lambda: small.scan(raw=False), lambda: None),
+            "compact": least_cpu(runs, small.compact, small.fill),
+            "scan_compacted": least_cpu(runs, lambda: small.scan(raw=False), lambda: None),
         }
         assert small.scan(raw=True) == large.scan(raw=True) == events
         found["bytes_per_event"] = {

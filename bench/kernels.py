@@ -6,7 +6,6 @@ README.md says what is measured and how to read it.
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ import numpy as np
 import polars as pl
 
 import headwater as hw
+from bench.least_cpu import least_cpu
 from bench.machine import machine
 from bench.report import write_result
 from headwater.kernels.memory import SPACE_WORDS, reset
@@ -27,7 +27,7 @@ from headwater.state.events import event_words
 from headwater.state.group import Values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -154,18 +154,6 @@ class State:
         }
 
 
-def _best(runs: int, run: Callable[[], None], before: Callable[[], None]) -> dict[str, float]:
-    """Return CPU and wall seconds of the run that took least CPU time."""
-    best = {"cpu_seconds": float("inf"), "seconds": float("inf")}
-    for _ in range(runs):
-        before()
-        wall, cpu = time.perf_counter(), time.process_time()
-        run()
-        took = {"cpu_seconds": time.process_time() - cpu, "seconds": time.perf_counter() - wall}
-        best = min(best, took, key=lambda one: one["cpu_seconds"])
-    return best
-
-
 def measure_update(
     layout: Layout, rows: int, per_row_hour: float, hours: float, runs: int
 ) -> dict[str, float]:
@@ -179,7 +167,7 @@ def measure_update(
         state.clear()
         state.apply(history, 0, half)
 
-    best = _best(runs, lambda: state.apply(history, half, events), fill)
+    best = least_cpu(runs, lambda: state.apply(history, half, events), fill)
     measured = events - half
     return {
         "events_per_s_per_core": measured / best["cpu_seconds"],
@@ -215,7 +203,7 @@ def measure_read(layout: Layout, rows: int, reads: int, runs: int) -> dict[str, 
     slots = rng.integers(0, rows, reads).astype(np.int32)
     times = np.full(reads, 7 * 24 * _HOUR_US)
     found = state.read(slots, times)
-    best = _best(runs, lambda: state.read_into(found, slots, times), lambda: None)
+    best = least_cpu(runs, lambda: state.read_into(found, slots, times), lambda: None)
     return {
         "entities_per_s_per_core": reads / best["cpu_seconds"],
         "entities_per_s_wall": reads / best["seconds"],
@@ -238,7 +226,9 @@ def measure_replay(
     times = rng.integers(0, hours * _HOUR_US, reads)
     asked = Reads(slots, times, times, ages=True)
     features_at(layout, rows, history, asked)
-    best = _best(runs, lambda: _discard(features_at(layout, rows, history, asked)), lambda: None)
+    best = least_cpu(
+        runs, lambda: _discard(features_at(layout, rows, history, asked)), lambda: None
+    )
     return {
         "events_per_s_per_core": events / best["cpu_seconds"],
         "reads_per_s_per_core": reads / best["cpu_seconds"],
