@@ -45,7 +45,7 @@ from headwater_serving.server import Server
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Sequence
 
-    from headwater.config import ArchiveConfig, Config
+    from headwater.config import Config
     from headwater.flow.metrics import Metrics
     from headwater.flow.pipeline import Batches, Pipeline, Source
     from headwater.flow.starts import Start
@@ -64,8 +64,6 @@ _PROGRESS_US = 1_000_000
 # By shard: each poll is cut into so many batches.
 _LINGER_US = 500
 _ARCHIVE_LINGER_US = 250_000
-_HOUR_US = 3_600_000_000
-_DAY_US = 24 * _HOUR_US
 # A thread that comes back from Polars or a kernel waits so long for the interpreter. Each stage
 # does so several times a batch: with Python's own 5 ms, threads stood in line most of the time.
 _SWITCH_S = 0.0002
@@ -157,7 +155,7 @@ class ClusterWorker:
             shards=shards,
             ingest_linger_us=shards * _LINGER_US,
             archive_linger_us=_ARCHIVE_LINGER_US,
-            archive_care=_care(self.config.archive),
+            archive_care=CareSettings.of(self.config.archive),
             memory_budget_bytes=given.memory_budget_bytes,
             read_back_us=None
             if math.isinf(given.read_back_s)
@@ -329,15 +327,6 @@ class ClusterWorker:
             self._server.stop()
             self._worker.reader.close()
             self._peers.close()
-
-
-def _care(given: ArchiveConfig) -> CareSettings:
-    return CareSettings(
-        file_bytes=given.file_bytes,
-        file_rows=given.file_rows,
-        keep_us=given.keep_days * _DAY_US or None,
-        grace_us=given.grace_hours * _HOUR_US,
-    )
 
 
 class _Watched:

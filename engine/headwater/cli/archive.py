@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path  # noqa: TC003 - the command line reads the annotations
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from headwater.cli.output import progress_bars, write_json, write_text
+from headwater.cli.place import clock_us
 from headwater.errors import ConfigError, NotFoundError, did_you_mean
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def compact(topic: str | None = None, /, *, place: _Place = None, json: bool = F
         for partition in partitions:
             advance = show(partition)
             before = after = 0
-            while done := compact_partition(found, *partition, now_us=_now_us(), sizes=sizes):
+            while done := compact_partition(found, *partition, now_us=clock_us(), sizes=sizes):
                 before += done.files_before
                 after += done.files_after
                 advance(before, before if done.is_done else before + 1)
@@ -160,12 +160,14 @@ def retain(
     json
         Print one JSON document, for machines.
     """
-    from headwater.definitions.duration import DAY_US, HOUR_US, duration_us
+    from headwater.definitions.duration import duration_us
+    from headwater.flow.archive_care import CareSettings
     from headwater_connectors.archive.retention import retain as retain_partition
 
     found, settings = (place or ArchivePlace()).open()
-    now_us = _now_us()
-    keep_us = settings.archive.keep_days * DAY_US
+    now_us = clock_us()
+    care = CareSettings.of(settings.archive)
+    keep_us = care.keep_us
     if older_than is not None:
         keep_us = duration_us(older_than, "--older-than")
     results = [
@@ -173,7 +175,7 @@ def retain(
             found,
             *partition,
             before_us=now_us - keep_us if keep_us else None,
-            grace_us=settings.archive.grace_hours * HOUR_US,
+            grace_us=care.grace_us,
             now_us=now_us,
             dry_run=dry_run,
         )
@@ -215,7 +217,7 @@ def snapshot(
     if not pairs:
         msg = "nothing is archived yet; take the snapshot when something is"
         raise NotFoundError(msg)
-    taken = NamedSnapshots(found).take(name, pairs, _now_us())
+    taken = NamedSnapshots(found).take(name, pairs, clock_us())
     if json:
         write_json({"name": taken.name, "snapshot": taken.snapshot, "taken_us": taken.taken_us})
     else:
@@ -291,10 +293,6 @@ def _name(result: object) -> str:
 
 def _size(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:,.1f} MB"
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1_000
 
 
 @contextmanager

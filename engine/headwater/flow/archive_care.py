@@ -5,21 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from headwater.definitions.duration import DAY_US, HOUR_US, MINUTE_US
 from headwater.logs import get_logger
 from headwater_connectors.archive.compaction import Sizes, compact
 from headwater_connectors.archive.errors import ArchiveConflictError, ArchiveError
 from headwater_connectors.archive.retention import retain
 
 if TYPE_CHECKING:
+    from headwater.config import ArchiveConfig
     from headwater_connectors.archive.archive import Archive
 
 __all__ = ["ArchiveCare", "CareSettings"]
 
 _log = get_logger(__name__)
 
-_EVERY_US = 3_600_000_000
+_EVERY_US = HOUR_US
 # While there is more to merge.
-_AGAIN_US = 60_000_000
+_AGAIN_US = MINUTE_US
 # What a visit may merge: a second or two of CPU.
 _STEP_BYTES = 64 << 20
 _FEW = 8
@@ -32,7 +34,17 @@ class CareSettings:
     file_bytes: int = 128 << 20
     file_rows: int = 4_000_000
     keep_us: int | None = None
-    grace_us: int = 86_400_000_000
+    grace_us: int = DAY_US
+
+    @classmethod
+    def of(cls, given: ArchiveConfig) -> CareSettings:
+        """Return what the configuration says."""
+        return cls(
+            file_bytes=given.file_bytes,
+            file_rows=given.file_rows,
+            keep_us=given.keep_days * DAY_US or None,
+            grace_us=given.grace_hours * HOUR_US,
+        )
 
 
 class ArchiveCare:
