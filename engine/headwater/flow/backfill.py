@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from headwater.errors import HeadwaterError
-from headwater.flow.evaluate import Run, evaluate
+from headwater.flow.evaluate import Run, evaluate, evaluate_in_room, rows_at_once
 from headwater.flow.exchange import parts_of
 from headwater.flow.pipeline import Tick
 from headwater.logs import get_logger
@@ -35,8 +36,6 @@ _log = get_logger(__name__)
 
 # A piece is applied in about 10 ms: so long do live events wait for it.
 _PIECE_ROWS = 8_192
-# About what a row of a new entity takes in one view, as in the shard task.
-_ROW_BYTES = 2048
 _PIECES_IDLE = 4
 _RETRY_US = 5_000_000
 
@@ -73,8 +72,7 @@ class Backfill:
         self._starts = starts
         self._checkpoints = checkpoints
         self._ahead = ahead
-        views = max(1, len(plan.views))
-        self._rows_max = min(_PIECE_ROWS, max(256, memory.headroom_bytes // (_ROW_BYTES * views)))
+        self._rows_max = min(_PIECE_ROWS, rows_at_once(memory, len(plan.views)))
         self._lane = ""  # which is being read
         self._pieces: Iterator[Past] | None = None
         self._next: Future[Past | None] | None = None
@@ -120,9 +118,11 @@ class Backfill:
 
     def __call__(self, batches: Batches) -> Batches:
         """Apply what history has brought by now: one piece beside live events, else some more."""
-        ticks = [batch for batch in batches if isinstance(batch, Tick)]
-        self._metrics.history_left.set(self.left)
-        for tick in ticks:
+        left = self.left
+        self._metrics.history_left.set(left)
+        if not left and self._next is None:
+            return batches
+        for tick in (batch for batch in batches if isinstance(batch, Tick)):
             for _ in range(_PIECES_IDLE if tick.idle else 1):
                 past = self._piece(tick.now_us)
                 if past is None:
@@ -184,11 +184,9 @@ class Backfill:
             begin, end = np.searchsorted(int64_view(rows.column(1)), bounds, side="right").tolist()
             if begin < end:
                 runs[view_id].append(Run(shard, partition, rows.slice(begin, end - begin)))
-        evaluated = self._evaluate(runs)
-        if sum(one.words_wanted() for one in evaluated) > self._memory.free_words:
-            self._checkpoints.make_room()
-            # What was fetched from disk may be in memory no more.
-            evaluated = self._evaluate(runs)
+        evaluated, _ = evaluate_in_room(
+            partial(self._evaluate, runs), self._memory, self._checkpoints.make_room
+        )
         with self._memory.lock:
             for one in evaluated:
                 one.apply()

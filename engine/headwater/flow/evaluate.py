@@ -16,15 +16,20 @@ from headwater.state.events import event_words, positions_of
 from headwater.state.keys import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from headwater.flow.metrics import Metrics
     from headwater.plan.plan import ViewPlan
+    from headwater.state.memory import Memory
     from headwater.state.shard import Shard
 
-__all__ = ["Evaluated", "Run", "evaluate"]
+__all__ = ["Evaluated", "Run", "evaluate", "evaluate_in_room", "rows_at_once"]
+
+# About what a row of a new entity takes in one view; a guess that only sizes slices.
+_ROW_BYTES = 2048
+_ROWS_MIN = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,30 @@ def evaluate(views: Sequence[ViewPlan], runs: Sequence[Run], metrics: Metrics) -
                 fetched = shard.fetch(view.id, keyed)
                 found.append(Evaluated(shard, view.id, keyed, events[begin:end], fetched))
     return found
+
+
+def evaluate_in_room(
+    batches: Callable[[], list[Evaluated]], memory: Memory, make_room: Callable[[], None]
+) -> tuple[list[Evaluated], bool]:
+    """Return what `batches` evaluates, and whether applying it fits memory, room made if need be.
+
+    It is called again once there is room: what it has fetched may have left memory.
+    """
+    evaluated = batches()
+    if _fits(evaluated, memory):
+        return evaluated, True
+    make_room()
+    evaluated = batches()
+    return evaluated, _fits(evaluated, memory)
+
+
+def _fits(evaluated: Sequence[Evaluated], memory: Memory) -> bool:
+    return sum(one.words_wanted() for one in evaluated) <= memory.free_words
+
+
+def rows_at_once(memory: Memory, views: int) -> int:
+    """Return how many rows may be applied at once: what they add must fit beyond the budget."""
+    return max(_ROWS_MIN, memory.headroom_bytes // (_ROW_BYTES * max(1, views)))
 
 
 def _events(

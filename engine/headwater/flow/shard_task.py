@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headwater.flow.evaluate import Evaluated, Run, evaluate
+from headwater.flow.evaluate import Evaluated, Run, evaluate, evaluate_in_room, rows_at_once
 from headwater.flow.exchange import split, wires_of
 from headwater.flow.pipeline import Tick
 from headwater.kernels.rows import NO_HORIZON
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["ShardTask"]
 
 _log = get_logger(__name__)
-
-# About what a row of a new entity takes in one view; a guess that only sizes slices.
-_ROW_BYTES = 2048
-_SLICE_ROWS_MIN = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +82,7 @@ class ShardTask:
         self._heard = heard
         self._wires = wires_of(plan)
         self._views = {binding.id: plan.views_of(binding) for binding in plan.bindings}
-        # What a slice may add must fit the arena beyond its budget.
-        per_row = _ROW_BYTES * max(1, len(plan.views))
-        self._slice_rows = max(_SLICE_ROWS_MIN, memory.headroom_bytes // per_row)
+        self._slice_rows = rows_at_once(memory, len(plan.views))
 
     def __call__(self, batches: Batches) -> Batches:
         """Apply every record of a poll, then let the checkpoint policy act."""
@@ -201,18 +196,15 @@ class ShardTask:
         for piece in pieces:
             if piece.rows is not None and piece.count:
                 runs[piece.binding].append(Run(piece.shard, piece.partition, piece.rows))
-        evaluated = self._evaluate(runs)
-        wanted = sum(one.words_wanted() for one in evaluated)
-        if wanted > self._memory.free_words:
-            self._checkpoints.make_room()
-            evaluated = self._evaluate(runs)
-            wanted = sum(one.words_wanted() for one in evaluated)
-            if wanted > self._memory.free_words and sum(piece.count for piece in pieces) > 1:
-                # In one hold: no reader sees a record half applied.
-                with self._memory.lock:
-                    for half in _halves(pieces):
-                        self._apply(half)
-                return
+        evaluated, fits = evaluate_in_room(
+            partial(self._evaluate, runs), self._memory, self._checkpoints.make_room
+        )
+        if not fits and sum(piece.count for piece in pieces) > 1:
+            # In one hold: no reader sees a record half applied.
+            with self._memory.lock:
+                for half in _halves(pieces):
+                    self._apply(half)
+            return
         with self._memory.lock:
             for one in evaluated:
                 one.apply()
