@@ -16,6 +16,7 @@ import polars as pl
 from headwater.flow.decode import Decoder
 from headwater.flow.exchange import wires_of
 from headwater.flow.patience import patiently
+from headwater.state.events import SYSTEM_COLUMNS
 from headwater_connectors.log.log import Records
 
 if TYPE_CHECKING:
@@ -154,22 +155,21 @@ class History:
         self, archive: Archive, stream: Stream, partition: int, stretch: tuple[int, int]
     ) -> Iterator[tuple[int, bool]]:
         """Yield (offset, whether the archive has every column of the stream up to there)."""
-        begun, bounds = False, [stretch[0], stretch[0]]  # without every column, with them
+        after, last = stretch
         topic_id = self._starts[stream.topic].topic_id
+        beginning = archive.beginning(stream.topic, topic_id, partition)
+        if beginning is None or beginning.after_offset > after:
+            return  # the archive begins later: the topic has to have it
+        # A manifest has the columns of all before it: mostly the first one says enough.
+        incomplete = after
         for manifest in archive.manifests(stream.topic, topic_id, partition):
-            if manifest.to_offset <= stretch[0]:
-                continue
-            if not begun and manifest.from_offset > stretch[0]:
-                return  # the archive begins later: the topic has to have it
-            begun = True
-            is_complete = stream.schema.keys() <= manifest.columns.keys()
-            bounds[is_complete] = min(manifest.to_offset, stretch[1])
-            if manifest.to_offset >= stretch[1]:
+            if incomplete >= last or stream.schema.keys() <= manifest.columns.keys():
                 break
-        if bounds[0] > stretch[0]:
-            yield bounds[0], False
-        if bounds[1] > bounds[0]:
-            yield bounds[1], True
+            incomplete = min(max(manifest.to_offset, after), last)
+        if incomplete > after:
+            yield incomplete, False
+        if last > incomplete:
+            yield last, True
 
     def _decoded(self, stream: Stream, partition: int, batch: pl.DataFrame) -> pl.DataFrame:
         """Decode archived raw records as ingest would now."""
@@ -187,5 +187,4 @@ class History:
 
 
 def _schema_of(stream: Stream) -> dict[str, pl.DataType]:
-    system = ("__offset", "__ts", "__arrival")
-    return {**dict.fromkeys(system, pl.Int64()), **stream.schema}
+    return {**dict.fromkeys(SYSTEM_COLUMNS, pl.Int64()), **stream.schema}
