@@ -26,6 +26,11 @@ class View:
     description: str = ""
     tags: tuple[str, ...] = ()
 
+    @property
+    def id(self) -> str:
+        """The name of this version, and of its state."""
+        return f"{self.name}@{self.version}"
+
     def __str__(self) -> str:
         """Name the view and its version."""
         return f"{self.name} v{self.version}"

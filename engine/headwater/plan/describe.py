@@ -207,7 +207,7 @@ def _service_lines(found: ServicePlan, *, details: bool) -> list[str]:
         return lines
     for part in service.parts:
         if not isinstance(part, OnDemand):
-            lines.append(f"  view        {part.name}@{part.version}")
+            lines.append(f"  view        {part.id}")
             continue
         asked = _typed((one.name, one.dtype) for one in part.request)
         inputs = ", ".join([*(view.name for view in part.views), *([asked] if asked else [])])

@@ -225,7 +225,7 @@ class _OnDemand(_Part, frozen=True):
         return cls(
             name=one.name,
             description=one.description,
-            views=tuple(map(_id, one.views)),
+            views=tuple(view.id for view in one.views),
             request=tuple(_Request(each.name, _raw(each.dtype, each.name)) for each in one.request),
             steps=serialize_steps(one.captured.steps),
         )
@@ -263,7 +263,7 @@ class PackedService(_Part, frozen=True):
         """Return a service as plain data."""
         one = plan.service
         parts = tuple(
-            _id(part) if isinstance(part, View) else _OnDemand.of(part) for part in one.parts
+            part.id if isinstance(part, View) else _OnDemand.of(part) for part in one.parts
         )
         return cls(plan.revision, one.owner, one.description, parts)
 
@@ -324,10 +324,6 @@ class Packed(_Part, frozen=True):
         views = {name: one.definition(streams, entities) for name, one in self.views.items()}
         services = [one.definition(name, views) for name, one in self.services.items()]
         return [*views.values(), *services]
-
-
-def _id(one: View) -> str:
-    return f"{one.name}@{one.version}"
 
 
 def _raw(dtype: pl.DataType, name: str) -> _Raw:

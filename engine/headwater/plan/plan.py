@@ -55,7 +55,7 @@ class ViewPlan:
     @property
     def id(self) -> str:
         """The name of the view version's state."""
-        return f"{self.view.name}@{self.view.version}"
+        return self.view.id
 
     @property
     def stream(self) -> Stream:
@@ -183,7 +183,7 @@ def compile_plan(parts: Iterable[Service | View]) -> Plan:
 
 
 def _add_view(views: dict[str, View], view: View) -> None:
-    known = views.setdefault(f"{view.name}@{view.version}", view)
+    known = views.setdefault(view.id, view)
     if known is not view and canonical_view(known) != canonical_view(view):
         msg = (
             f'view "{view.name}" version {view.version} is defined in two ways; give one'
@@ -214,7 +214,7 @@ def _columns_read(view: View, layout: Layout) -> tuple[str, ...]:
 
 
 def _service_plan(service: Service, views: Mapping[str, ViewPlan], stamp: Stamp) -> ServicePlan:
-    used = tuple(views[f"{view.name}@{view.version}"] for view in service.views)
+    used = tuple(views[view.id] for view in service.views)
     text = " ".join(
         [
             *(f"{one.id}={one.fingerprint} by {' '.join(one.entity.key)}" for one in used),
