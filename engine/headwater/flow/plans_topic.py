@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from headwater.errors import ConfigError, DefinitionError, NotFoundError, StateError
+from headwater.flow.exchange import RECORD_BYTES_MAX
 from headwater.flow.starts import Start  # noqa: TC001 - msgspec reads it
 from headwater.plan.document import DOCUMENT_BYTES_MAX, read_document
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from headwater_connectors.log.log import Log
 
 __all__ = ["Applied", "Made", "PlansTopic", "Started"]
-
-RECORD_BYTES_MAX = 512 << 10
 
 _READ_RECORDS = 1_000
 _READ_TIMEOUT_S = 1.0
