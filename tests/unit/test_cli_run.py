@@ -358,7 +358,7 @@ def _get(port: int, path: str) -> tuple[int, bytes]:
 
 def test_a_worker_runs_with_its_plan_and_answers_for_its_health(features, monkeypatch) -> None:
     log = FakeLog()
-    monkeypatch.setattr(command, "_reached", lambda _: log)
+    monkeypatch.setattr(command, "reached", lambda _: log)
     monkeypatch.setattr(command, "_end_with_supervisor", lambda _: None)
     ports: list[int] = []
     start = Monitoring.start

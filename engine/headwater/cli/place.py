@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from headwater.registry.reach import Reach
     from headwater.registry.registry import Registry
     from headwater_connectors.archive.archive import Archive
+    from headwater_connectors.log.kafka import KafkaLog
     from headwater_connectors.log.log import Log
 
-__all__ = ["Place", "PlaceFlags", "clock_us"]
+__all__ = ["Place", "PlaceFlags", "clock_us", "reached"]
 
 REGISTRY_FILE = "registry.db"
 
@@ -101,7 +102,8 @@ class PlaceFlags:
             log.close()
 
 
-def _on_kafka(config: Config) -> tuple[Log, Mapping[str, Start], Archive | None]:
+def reached(config: Config) -> KafkaLog:
+    """Return the log; an address or credentials that are wrong are told now, in one line."""
     from headwater_connectors.log.kafka import KafkaLog
 
     log = KafkaLog(config.kafka.bootstrap_servers, config=config.kafka.config)
@@ -110,6 +112,11 @@ def _on_kafka(config: Config) -> tuple[Log, Mapping[str, Start], Archive | None]
     except BaseException:
         log.close()
         raise
+    return log
+
+
+def _on_kafka(config: Config) -> tuple[Log, Mapping[str, Start], Archive | None]:
+    log = reached(config)
     location = config.worker.archive
     if location is None or (isinstance(location, Path) and not location.is_dir()):
         return log, {}, None

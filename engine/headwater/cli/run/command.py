@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from headwater.cli.place import reached
 from headwater.cli.run.flags import RunFlags
 from headwater.config import load_config
 from headwater.errors import ConfigError, HeadwaterError
@@ -106,7 +107,7 @@ def run_worker(
         if slot is not None:
             _end_with_supervisor(signals)
         given = None if target is None else compile_plan(load_definitions(target))
-        with closing(_reached(config)) as log:
+        with closing(reached(config)) as log:
             plan = given or applied_plan(log, config.namespace)
             worker = (make_worker or _cluster_worker())(plan, log, config, slot)
             lifecycle = Lifecycle(worker, limits, clock=time.monotonic)
@@ -125,19 +126,6 @@ def _cluster_worker() -> MakeWorker:
     from headwater.cluster_worker import ClusterWorker
 
     return ClusterWorker
-
-
-def _reached(config: Config) -> KafkaLog:
-    """Return the log; an address or credentials that are wrong are told now, in one line."""
-    from headwater_connectors.log.kafka import KafkaLog
-
-    log = KafkaLog(config.kafka.bootstrap_servers, config=config.kafka.config)
-    try:
-        log.cluster.brokers()
-    except BaseException:
-        log.close()
-        raise
-    return log
 
 
 def _shown(worker: str, *, is_alone: bool) -> tuple[LogLines, StatusLine]:
@@ -192,7 +180,7 @@ def _supervise(arguments: list[str], config: Config) -> int:
     host = _ANY_HOST.get(settings.metrics_host, settings.metrics_host)
     logs, _ = _shown(settings.id, is_alone=False)
     with Signals() as signals, logs:
-        _reached(config).close()
+        reached(config).close()
         with Probes(host, ports, clock=time.monotonic) as probes:
             supervisor = Supervisor(
                 lambda slot: start_worker(arguments, slot),
