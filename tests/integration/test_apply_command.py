@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from cluster_process import wait_until
 
 import headwater as hw
 from headwater.cli import main
+from headwater.cli.demo.broker import free_ports
 from headwater_connectors.log.kafka import KafkaLog
 
 if TYPE_CHECKING:
@@ -89,21 +90,6 @@ def push(log: KafkaLog, *amounts: float) -> None:
             producer.send(TOPIC, n % 2, json.dumps(event).encode())
 
 
-def two_free_ports() -> list[int]:
-    with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(socket.socket()) for _ in range(2)]
-        for one in found:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in found]
-
-
-def wait(is_so) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.1)
-
-
 def is_ready(port: int) -> bool:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
@@ -115,12 +101,16 @@ def is_ready(port: int) -> bool:
 @contextlib.contextmanager
 def running_worker(folder: Path) -> Iterator[str]:
     """A worker of what is applied: no file is given, and there is no features.py here."""
-    port, metrics_port = two_free_ports()
+    port, metrics_port = free_ports(2)
     command = [sys.executable, "-m", "headwater", "run", "--port", str(port)]
     command += ["--metrics-port", str(metrics_port), "--shards", "2", "--worker-id", "w"]
     with (folder / "said").open("w") as said, subprocess.Popen(command, stderr=said) as running:
         try:
-            wait(lambda: running.poll() is not None or is_ready(metrics_port))
+            wait_until(
+                lambda: running.poll() is not None or is_ready(metrics_port),
+                "the worker is ready",
+                PATIENCE_S,
+            )
             assert running.poll() is None, (folder / "said").read_text()
             yield f"127.0.0.1:{port}"
             running.send_signal(signal.SIGTERM)
@@ -143,7 +133,7 @@ def test_what_is_applied_is_run_and_served_without_a_file(log, folder, capsys) -
         def total() -> float | None:
             return store.online("shops", shop=["a"], basket=[25.0])["total_lifetime"][0]
 
-        wait(lambda: total() == 12.5)
+        wait_until(lambda: total() == 12.5, total, PATIENCE_S)
         assert store.online("shops", shop=["a"], basket=[25.0])["share"][0] == 2.0
         # Kafka tells the history of a stream that has begun, and of a version beside another.
         (folder / "mine.py").write_text(VERSION_2, encoding="utf-8")
@@ -156,7 +146,11 @@ def test_what_is_applied_is_run_and_served_without_a_file(log, folder, capsys) -
         ]  # fmt: skip
     assert headwater(capsys, "apply", "mine.py", "--yes")[0] == 0
     with running_worker(folder) as target, hw.connect(target) as store:
-        wait(lambda: store.online("shops", shop=["a"], basket=[24.0])["share"][0] == 2.0)
+
+        def share() -> float | None:
+            return store.online("shops", shop=["a"], basket=[24.0])["share"][0]
+
+        wait_until(lambda: share() == 2.0, share, PATIENCE_S)
     code, out, _ = headwater(capsys, "view", "remove", "sales", "1", "--yes")
     assert (code, out.splitlines()[-1]) == (
         0, 'applied: plan number 3 of namespace "apply.test"',
