@@ -38,6 +38,7 @@ class Writer:
             consumer=self.consumer,
             metrics=self.metrics,
             start=resolve_start(log, stream, lambda: BASE_US),
+            ends=lambda: log.end_offsets(stream.topic),
         )
         self.consumer.assign(stream.topic, self.task.assigned([0]))
 

@@ -58,9 +58,7 @@ def training_set(
         raise ConfigError(msg)
     source = ParquetEvents(plan, _history(events))
     rows = pl.scan_parquet(_present(spine, "--spine"))
-    found = make_training_set(
-        plan, service, rows, time=time, source=source, as_of=as_of, progress=not json
-    ).collect()
+    found = make_training_set(plan, service, rows, time=time, source=source, as_of=as_of).collect()
     partial = out.with_name(f"{out.name}.part")
     found.write_parquet(partial)
     partial.replace(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from headwater.flow.archive_task import ArchiveTask
@@ -216,6 +217,7 @@ class Worker:
             consumer=consumer,
             metrics=self.metrics,
             start=self.starts[topic.name],
+            ends=partial(self.log.end_offsets, topic.name),
         )
         self.archive_tasks[topic.name] = task
         self._membership.join(consumer, topic, task)

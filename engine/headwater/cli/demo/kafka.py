@@ -22,7 +22,7 @@ from headwater.cli.status import ask_worker
 from headwater.config import load_config
 from headwater.errors import ConfigError, HeadwaterError, NotFoundError
 from headwater.flow.plans_topic import PlansTopic
-from headwater.offline.sources import ArchiveEvents
+from headwater.offline.sources import WholeHistory
 from headwater.offline.training_set import training_set
 from headwater.plan.plan import compile_plan
 from headwater_connectors.archive.archive import Archive
@@ -260,7 +260,7 @@ class _Kafka:
     def training_set(self, spine: pl.DataFrame, time: str) -> pl.DataFrame:
         assert self._archive is not None
         archive = Archive(FolderBlobs(self._archive), stamp=str(self.plan.stamp))
-        source = ArchiveEvents(self.plan, archive, self.log, self.starts)
+        source = WholeHistory(self.plan, archive, self.log, self.starts)
         found = training_set(self.plan, delay_model.name, spine, time=time, source=source)
         return found.collect()
 
