@@ -5,7 +5,6 @@ from __future__ import annotations
 import time as clocks
 from contextlib import closing
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headwater.config import load_config
@@ -14,7 +13,6 @@ from headwater.definitions.view import View
 from headwater.errors import ConfigError, HeadwaterError
 from headwater.flow.starts import us_of
 from headwater.offline.archived_topics import archived_topics
-from headwater.offline.buckets import MEMORY_BUDGET_BYTES
 from headwater.offline.frontier import FrontierError, moment_text
 from headwater.offline.progress import events_of, progress_bar
 from headwater.offline.sources import ArchiveEvents
@@ -27,6 +25,7 @@ from headwater_connectors.log.kafka import KafkaLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     import polars as pl
 
@@ -39,10 +38,7 @@ _LOOK_EVERY_S = 1.0
 
 
 def archive(
-    parts: Service | View | Sequence[Service | View],
-    folder: str | Path | None = None,
-    *,
-    memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
+    parts: Service | View | Sequence[Service | View], folder: str | Path | None = None
 ) -> ArchiveStore:
     """Return a store that makes training sets from the archive in `folder`.
 
@@ -51,9 +47,8 @@ def archive(
     ConfigError where there is no archive.
     """
     listed = [parts] if isinstance(parts, Service | View) else list(parts)
-    config = load_config()
-    place = config.worker.archive if folder is None else Path(folder)
-    return ArchiveStore(compile_plan(listed), place, config, memory_budget_bytes)
+    config = load_config(flags={"folder": ("worker.archive", folder)})
+    return ArchiveStore(compile_plan(listed), config)
 
 
 class ArchiveStore:
@@ -62,13 +57,12 @@ class ArchiveStore:
     def __init__(
         self,
         plan: Plan,
-        folder: Path | None,
         config: Config,
-        memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
         *,
         sleep: Callable[[float], None] = clocks.sleep,
         now_s: Callable[[], float] = clocks.monotonic,
     ) -> None:
+        folder = config.worker.archive
         if folder is None or not folder.is_dir():
             where = "no archive is configured" if folder is None else f"no archive at {folder}"
             msg = f"{where}; name the folder that workers archive to (worker.archive)"
@@ -77,7 +71,6 @@ class ArchiveStore:
         self._blobs = FolderBlobs(folder)
         self._archive = Archive(self._blobs, stamp=str(plan.stamp))
         self._config = config
-        self._memory_budget_bytes = memory_budget_bytes
         self._sleep = sleep
         self._now_s = now_s
         self._ids: dict[str, str] = {}
@@ -165,7 +158,7 @@ class ArchiveStore:
                 time=time,
                 as_of=as_of,
                 source=source,
-                memory_budget_bytes=self._memory_budget_bytes,
+                memory_budget_bytes=self._config.worker.memory_budget_bytes,
                 advance=advance,
             )
 

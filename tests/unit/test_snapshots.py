@@ -132,7 +132,7 @@ def test_an_archive_is_waited_for_until_its_frontier_has_passed(tmp_path: Path) 
 
         waits = Waits(3, later)
         found = ArchiveStore(
-            compile_plan([clicks()]), tmp_path / "store" / "archive", Config(),
+            compile_plan([clicks()]), Config(worker={"archive": tmp_path / "store" / "archive"}),
             sleep=waits.sleep, now_s=waits.now_s,
         )  # fmt: skip
         until = moment(NOW_US + 80 * SECOND_US)
