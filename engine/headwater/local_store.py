@@ -20,10 +20,11 @@ from headwater.errors import (
 )
 from headwater.flow import plain_driver
 from headwater.flow.answer import RequestError
-from headwater.flow.dead_letter_frame import dead_letter_frame
+from headwater.flow.dead_letter_frame import dead_letter_frame, dead_letters
 from headwater.flow.events import json_records
 from headwater.flow.inputs import input_columns, name_of_input, series_of
 from headwater.flow.local_folder import LocalFolder
+from headwater.flow.replay import Replays
 from headwater.flow.settings import WorkerSettings
 from headwater.flow.starts import Start, resolve_start, us_of
 from headwater.flow.worker import Worker
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
     from headwater.definitions.stream import Stream
     from headwater.flow.answer import Answer, ServiceInfo
+    from headwater.flow.replay import Replayed
     from headwater.offline.sources import EventSource
     from headwater.plan.plan import Plan
     from headwater_connectors.log.log import Log
@@ -227,6 +229,17 @@ class LocalStore:
         """Return what of a stream could not be a row: where it was, why, and its bytes."""
         return dead_letter_frame(self.log, self._stream(topic).topic)
 
+    def replay_dead_letters(self, topic: str, *, reason: str | None = None) -> Replayed:
+        """Send a stream's dead letters again, or those of one reason; none of them twice.
+
+        They arrive now. What still can't be a row is a dead letter once more.
+        """
+        stream = self._stream(topic).topic
+        replays = Replays(self.log, self._worker.settings.namespace, self.clock)
+        found = dead_letters(self.log, stream)
+        letters = (one for one in found if reason is None or one.context.reason == reason)
+        return replays.replay(stream, letters, lease_us=0)
+
     def settle(self, timeout_s: float = 120.0) -> None:
         """Wait until everything pushed so far can be read; raise what stopped a task, if any."""
         self._check()
@@ -315,9 +328,12 @@ class LocalStore:
         if snapshot is not None:
             given = Snapshot.parse(snapshot) if isinstance(snapshot, str) else snapshot
             return ArchiveEvents(self._archive(), given)
+        namespace = self._worker.settings.namespace
         if self._worker.archive is not None:
-            return WholeHistory(self.plan, self._worker.archive, self.log, self._worker.starts)
-        return LogEvents(self.log, self._worker.starts)
+            return WholeHistory(
+                self.plan, self._worker.archive, self.log, self._worker.starts, namespace
+            )
+        return LogEvents(self.log, self._worker.starts, namespace)
 
     def snapshot(self, timeout_s: float = 120.0) -> Snapshot:
         """Archive everything pushed so far and return the name of what there is now.

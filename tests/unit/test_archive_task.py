@@ -32,7 +32,7 @@ class Writer:
         self.consumer = log.consumer("archive")
         self.metrics = Metrics()
         self.task = ArchiveTask(
-            Decoder(stream),
+            Decoder(stream, "test"),
             self.topic.id,
             archive=self.archive,
             consumer=self.consumer,

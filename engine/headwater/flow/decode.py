@@ -10,6 +10,7 @@ import polars as pl
 
 from headwater_connectors.formats.codec import CODECS, CodecOptions, Decoded, Reject
 from headwater_connectors.log.packed_column import BytesColumn
+from headwater_connectors.replay_header import elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,13 +40,18 @@ class Rows:
 
 
 class Decoder:
-    """Decodes one stream; every decision is a function of the record alone.
+    """Decodes one stream for a namespace; every decision is a function of the record alone.
 
-    `registry` says where writers' schemas are; without it the environment does.
+    A dead letter that was sent again for another namespace is neither a row nor a reject here: this
+    one has had the record before. `registry` says where writers' schemas are; without it the
+    environment does.
     """
 
-    def __init__(self, stream: Stream, registry: RegistrySettings | None = None) -> None:
+    def __init__(
+        self, stream: Stream, namespace: str, registry: RegistrySettings | None = None
+    ) -> None:
         self.stream = stream
+        self._namespace = namespace
         options = CodecOptions(stream.format.options(), registry)
         self._codec = CODECS[stream.format.name](stream.schema, VALUE_BYTES_MAX, options)
         self._time = stream.event_time.microseconds(stream.schema).alias("__ts")
@@ -82,6 +88,8 @@ class Decoder:
 
     def _timed(self, records: Records, decoded: Decoded) -> Rows:
         """Add the system columns, and refuse rows whose time can't be."""
+        if others := elsewhere(records.headers, self._namespace):
+            decoded = _without(decoded, others)
         frame = decoded.frame.with_columns(
             pl.Series("__offset", records.offsets[decoded.rows]),
             pl.Series("__arrival", records.timestamps_us[decoded.rows]),
@@ -118,3 +126,9 @@ class Decoder:
             " own timestamp"
         )
         return Reject(row, "future_event_time", text)
+
+
+def _without(decoded: Decoded, rows: list[int]) -> Decoded:
+    kept = ~np.isin(decoded.rows, rows)
+    rejects = [reject for reject in decoded.rejects if reject.row not in set(rows)]
+    return Decoded(decoded.frame.filter(pl.Series(kept)), decoded.rows[kept], rejects)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from headwater.flow.settings import WorkerSettings
     from headwater.flow.starts import Start
     from headwater.plan.plan import Plan
     from headwater_connectors.formats.schema_registry import RegistrySettings
@@ -36,16 +37,17 @@ class History:
         self,
         plan: Plan,
         log: Log,
-        shards: int,
+        settings: WorkerSettings,
         starts: Mapping[str, Start],
         registry: RegistrySettings | None,
     ) -> None:
         self._log = log
         self._starts = starts
-        self._shards = shards
+        self._shards = settings.shards
         self._wires = wires_of(plan)
         self._decoders = {
-            topic: Decoder(stream, registry) for topic, stream in plan.streams.items()
+            topic: Decoder(stream, settings.namespace, registry)
+            for topic, stream in plan.streams.items()
         }
 
     def before(self, binding: str, partition: int) -> int:

@@ -85,7 +85,7 @@ class Worker:
         self._freshness = None if guard is None else guard.freshness
         self._backlog = Backlog(settings.backlog_rows_max, self.metrics.backlog_rows)
         self._registry = registry
-        self._history = History(plan, log, settings.shards, starts, registry)
+        self._history = History(plan, log, settings, starts, registry)
         self.checkpoints = Checkpoints(
             self.shards,
             self.memory,
@@ -177,7 +177,7 @@ class Worker:
         )
         every_us = self.settings.progress_every_us
         ingest = Ingest(
-            Decoder(self.plan.streams[topic.name], self._registry),
+            Decoder(self.plan.streams[topic.name], self.settings.namespace, self._registry),
             publisher,
             producer=self._producer,
             consumer=consumer,
@@ -206,12 +206,12 @@ class Worker:
             known[name] = self.log.create_topic(
                 name, partitions=topic.partitions, append_time=False
             )
-        return DeadLetters(self._producer, known[name])
+        return DeadLetters(self._producer, known[name], self.settings.namespace)
 
     def _archive_pipeline(self, topic: Topic, archive: Archive) -> Pipeline:
         consumer = self._membership.consumer(f"{self.settings.namespace}.archive", topic)
         task = ArchiveTask(
-            Decoder(self.plan.streams[topic.name], self._registry),
+            Decoder(self.plan.streams[topic.name], self.settings.namespace, self._registry),
             topic.id,
             archive=archive,
             consumer=consumer,

@@ -70,11 +70,13 @@ class LogEvents:
         self,
         log: Log,
         starts: Mapping[str, Start],
+        namespace: str,
         *,
         after: Mapping[str, Mapping[int, int]] | None = None,
     ) -> None:
         self._log = log
         self._starts = starts
+        self._namespace = namespace
         self._after = after or {}
 
     def rows(self, stream: Stream) -> int:
@@ -100,7 +102,7 @@ class LogEvents:
         ends = self._log.end_offsets(stream.topic)
         first = {p: self._first(stream.topic, p) for p, end in enumerate(ends)}
         left = {p: end for p, end in enumerate(ends) if end > first[p]}
-        decoder = Decoder(stream)
+        decoder = Decoder(stream, self._namespace)
         consumer = self._log.consumer(None)
         try:
             consumer.assign(stream.topic, {p: first[p] for p in left})
@@ -180,7 +182,14 @@ class ArchiveEvents:
 class WholeHistory:
     """The archive, and above its end the log: everything there is now."""
 
-    def __init__(self, plan: Plan, archive: Archive, log: Log, starts: Mapping[str, Start]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        archive: Archive,
+        log: Log,
+        starts: Mapping[str, Start],
+        namespace: str,
+    ) -> None:
         ids = {name: log.topic(name).id for name in plan.streams}
         stretches: dict[str, dict[int, tuple[int, int]]] = {name: {} for name in ids}
         after: dict[str, dict[int, int]] = {name: {} for name in ids}
@@ -194,7 +203,7 @@ class WholeHistory:
                     oldest = next(iter(archive.manifests(name, topic_id, partition)))
                     stretches[name][partition] = (oldest.from_offset, done)
         self._archived = ArchiveEvents(archive, archive.snapshot(ids), stretches=stretches)
-        self._tail = LogEvents(log, starts, after=after)
+        self._tail = LogEvents(log, starts, namespace, after=after)
 
     def rows(self, stream: Stream) -> int:
         """Return how many rows and records there are."""
