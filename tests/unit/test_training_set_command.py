@@ -184,7 +184,6 @@ def test_a_spine_beyond_the_frontier_is_refused_before_any_part_is_made(place, c
         (("--snapshot", "nonsense"), "not a snapshot"),
         (("--wait", "soon"), "not a duration"),
         (("--part-rows", "0"), "at least one row"),
-        (("--time", "aat"), 'Did you mean "at"?'),
     ],
 )
 def test_a_wrong_option_is_named(place, capsys, more, said) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from headwater.config import Config
     from headwater.offline.sources import EventSource
-    from headwater.plan.plan import Plan
+    from headwater.plan.plan import Plan, ServicePlan
 
 __all__ = ["training_set"]
 
@@ -96,12 +96,7 @@ def training_set(  # noqa: PLR0913 - the options of the command
     """
     plan = compile_plan(load_definitions(file))
     found = plan.service(service)
-    if not out.parent.is_dir():
-        msg = f"--out {out}: there is no folder {out.parent}; make it first"
-        raise ConfigError(msg)
-    if part_rows < 1:
-        msg = f"--part-rows {part_rows}: a part has at least one row"
-        raise RequestError(msg)
+    _check(out, part_rows)
     settings = load_config(config, flags={"--archive": ("worker.archive", archive)})
     rows = pl.scan_parquet(_present(spine, "--spine"))
     folder = out.with_name(f"{out.name}.parts") if out.suffix == _PARQUET else out
@@ -114,9 +109,30 @@ def training_set(  # noqa: PLR0913 - the options of the command
     if time in rows.collect_schema():
         # Of all parts, before the first of them is made.
         check_frontier(spine_times(rows.select(time).collect(), time), frontier_us)
-    recipe = Recipe(
-        service=service,
-        revision=found.revision,
+    recipe = _recipe(found, history, spine, rows, time=time, as_of=as_of, part_rows=part_rows)
+    parts = Parts(folder, recipe)
+    _make(plan, recipe, parts, rows, history.source, settings)
+    if out.suffix == _PARQUET:
+        _join(parts, recipe, out)
+    facts = {"out": str(out), "rows": recipe.rows, "features": len(found.service.columns)}
+    frontier = None if frontier_us is None else moment_text(frontier_us)
+    _tell({**facts, "snapshot": history.snapshot, "frontier": frontier}, service, json=json)
+    return 0
+
+
+def _recipe(
+    service: ServicePlan,
+    history: _History,
+    spine: Path,
+    rows: pl.LazyFrame,
+    *,
+    time: str,
+    as_of: str,
+    part_rows: int,
+) -> Recipe:
+    return Recipe(
+        service=service.service.name,
+        revision=service.revision,
         history=history.name,
         spine=file_checksum(spine),
         rows=int(rows.select(pl.len()).collect().item()),
@@ -124,20 +140,25 @@ def training_set(  # noqa: PLR0913 - the options of the command
         time=time,
         as_of=as_of,
     )
-    parts = Parts(folder, recipe)
-    _make(plan, recipe, parts, rows, history.source, settings)
-    if out.suffix == _PARQUET:
-        _join(parts, recipe, out)
-    features = len(found.service.columns)
-    frontier = None if frontier_us is None else moment_text(frontier_us)
+
+
+def _check(out: Path, part_rows: int) -> None:
+    if not out.parent.is_dir():
+        msg = f"--out {out}: there is no folder {out.parent}; make it first"
+        raise ConfigError(msg)
+    if part_rows < 1:
+        msg = f"--part-rows {part_rows}: a part has at least one row"
+        raise RequestError(msg)
+
+
+def _tell(facts: dict[str, object], service: str, *, json: bool) -> None:
     if json:
-        facts = {"out": str(out), "rows": recipe.rows, "features": features}
-        write_json({**facts, "snapshot": history.snapshot, "frontier": frontier})
-        return 0
-    write_text(f"{out}: {recipe.rows:,} rows with {features} features of {service}")
-    if history.snapshot is not None:
-        write_text(f"snapshot {history.snapshot}, complete up to {frontier}")
-    return 0
+        write_json(facts)
+        return
+    rows, features = facts["rows"], facts["features"]
+    write_text(f"{facts['out']}: {rows:,} rows with {features} features of {service}")
+    if facts["snapshot"] is not None:
+        write_text(f"snapshot {facts['snapshot']}, complete up to {facts['frontier']}")
 
 
 def _archived(
