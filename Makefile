@@ -64,6 +64,7 @@ bench: $(VENV)/.installed-dev ## run the benchmarks, peers beside us (ARGS=--jso
 	$(BIN)/python -m bench.kernels $(ARGS)
 	$(BIN)/python -m bench.archive $(ARGS)
 	$(BIN)/python -m bench.point_in_time $(ARGS)
+	$(BIN)/python -m bench.backfill $(ARGS)
 	$(BIN)/python -m bench.ingest $(ARGS)
 
 docs: $(VENV)/.installed-dev ## run every example of README and docs

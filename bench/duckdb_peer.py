@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,17 +65,36 @@ def join_query(windows: Mapping[str, tuple[int, int]]) -> str:
 
 
 class DuckDB:
-    """A connection that has the events and the spine as tables of its own, and every core."""
+    """A connection with every core; `of_frames` has events and spine as tables of its own."""
 
-    def __init__(self, events: pl.DataFrame, spine: pl.DataFrame) -> None:
+    def __init__(self) -> None:
         import duckdb
 
         self._stopped: type[Exception] = duckdb.InterruptException
         self._connection = duckdb.connect(config={"threads": os.cpu_count() or 1})
+
+    @classmethod
+    def of_frames(cls, events: pl.DataFrame, spine: pl.DataFrame) -> Self:
+        """Return one with these frames as tables."""
+        made = cls()
         for name, frame in (("events", events), ("spine", spine)):
-            self._connection.register("given", frame.to_arrow())
-            self._connection.execute(f"CREATE TABLE {name} AS SELECT * FROM given")
-            self._connection.unregister("given")
+            made._connection.register("given", frame.to_arrow())
+            made._connection.execute(f"CREATE TABLE {name} AS SELECT * FROM given")
+            made._connection.unregister("given")
+        return made
+
+    @classmethod
+    def over_parquet(cls, events: str, spine: str) -> Self:
+        """Return one that reads Parquet files when it is asked; `events` is a pattern."""
+        made = cls()
+        made._connection.execute(
+            f"CREATE VIEW events AS SELECT card, ts, amount FROM read_parquet('{events}')"
+        )
+        made._connection.execute(
+            'CREATE VIEW spine AS SELECT card, epoch_us("at") AS at_us,'
+            f" row_number() OVER () - 1 AS i FROM read_parquet('{spine}')"
+        )
+        return made
 
     def run(self, query: str, limit_s: float) -> pl.DataFrame | None:
         """Return a query's result, or None if it takes longer than `limit_s`."""

@@ -46,7 +46,7 @@ class InMemory:
 
     def __init__(self, plan: Plan, topic: str) -> None:
         settings = WorkerSettings()
-        self._decoder = Decoder(plan.streams[topic])
+        self._decoder = Decoder(plan.streams[topic], "bench")
         (self._binding,) = plan.bindings
         self._wire = wires_of(plan)[self._binding.id]
         self._views = plan.views_of(self._binding)

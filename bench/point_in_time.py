@@ -79,7 +79,7 @@ def contest(load: workload.Workload, runs: int, limit_s: float) -> dict[str, Tim
     windows = workload.windows_us(plan)
     events, spine = load.frames()
     in_us = spine.select("card", at_us=pl.col("at").dt.epoch("us"), i=pl.int_range(pl.len()))
-    duckdb = DuckDB(events, in_us)
+    duckdb = DuckDB.of_frames(events, in_us)
     columns: _Columns = (
         events["card"].to_list(),
         events["ts"].to_list(),
@@ -114,7 +114,7 @@ def contest(load: workload.Workload, runs: int, limit_s: float) -> dict[str, Tim
 
 def summary(timings: dict[str, Timing], spine: int) -> dict[str, dict[str, object]]:
     """Return each contestant's figures, and whether its values are ours; let go of the values."""
-    names = [f"{one}_{window}" for window in workload.WINDOWS for one in workload.AGGREGATES]
+    names = workload.feature_names()
     ours = timings[OURS].frame(names)
     assert ours is not None
     found: dict[str, dict[str, object]] = {}

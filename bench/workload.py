@@ -25,6 +25,7 @@ __all__ = [
     "WINDOWS",
     "ZIPF_EXPONENT",
     "Workload",
+    "feature_names",
     "plan",
     "windows_us",
 ]
@@ -62,6 +63,11 @@ def plan() -> Plan:
     owner = "bench@example.com"
     view = hw.view("spending", version=1, owner=owner, features=features)
     return compile_plan([hw.service(SERVICE, [view], owner=owner)])
+
+
+def feature_names() -> list[str]:
+    """Return the names of the view's features."""
+    return [f"{one}_{window}" for window in WINDOWS for one in AGGREGATES]
 
 
 def windows_us(compiled: Plan) -> dict[str, tuple[int, int]]:

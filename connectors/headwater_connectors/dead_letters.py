@@ -25,7 +25,9 @@ __all__ = [
 MESSAGE_BYTES_MAX: Final = 1024
 
 PREFIX: Final = "__headwater.errors."
-FIELDS: Final = ("topic", "partition", "offset", "stage", "reason", "message")
+FIELDS: Final = (
+    "topic", "partition", "offset", "stage", "reason", "message", "topic_id", "namespace",
+)  # fmt: skip
 NAMES: Final = tuple(PREFIX + field for field in FIELDS)
 
 
@@ -52,7 +54,7 @@ class DeadLetterProducer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterContext:
-    """Where a dead letter came from, which stage refused it, and why."""
+    """Where a dead letter came from, which stage of which namespace refused it, and why."""
 
     topic: str
     partition: int
@@ -60,6 +62,8 @@ class DeadLetterContext:
     stage: str
     reason: str
     message: str
+    topic_id: str
+    namespace: str
 
 
 class DeadLetters:
@@ -71,13 +75,17 @@ class DeadLetters:
     most 2 KiB where topic names have at most 249 characters).
     """
 
-    def __init__(self, producer: DeadLetterProducer, topic: Topic) -> None:
-        """Send to a topic, usually named by `dead_letter_topic`; it has at least one partition."""
+    def __init__(self, producer: DeadLetterProducer, topic: Topic, namespace: str) -> None:
+        """Send to a topic, usually named by `dead_letter_topic`; it has at least one partition.
+
+        Namespaces may share it, as they share the source topic.
+        """
         if topic.partitions < 1:
             raise ConfigError(f'dead-letter topic "{topic.name}" has no partition; create it anew')
         self.topic = topic
         self.counts: Counter[str] = Counter()
         self._producer = producer
+        self._namespace = namespace
 
     def put(self, records: Records, reject: Reject, *, stage: str) -> None:
         """Send the record of a run that was rejected, to its partition modulo the topic's.
@@ -92,6 +100,8 @@ class DeadLetters:
             stage=stage,
             reason=reject.reason,
             message=reject.message,
+            topic_id=records.topic_id,
+            namespace=self._namespace,
         )
         self._producer.send(
             self.topic.name,
@@ -132,9 +142,7 @@ def read_context(headers: Headers) -> DeadLetterContext:
         raise HeadwaterError(
             f'headers "{PREFIX}*" can\'t be read ({error}): something altered them on their way'
         ) from error
-    return DeadLetterContext(
-        text["topic"], partition, offset, text["stage"], text["reason"], text["message"]
-    )
+    return DeadLetterContext(**{**text, "partition": partition, "offset": offset})  # type: ignore[arg-type]
 
 
 def original_headers(headers: Headers) -> Headers:
@@ -157,5 +165,7 @@ def _context_headers(context: DeadLetterContext) -> Headers:
         context.stage.encode(),
         context.reason.encode(),
         message.decode("utf-8", "ignore").encode(),
+        context.topic_id.encode(),
+        context.namespace.encode(),
     )
     return tuple(zip(NAMES, values, strict=True))

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from headwater.archive_store import archive
     from headwater.definitions.aggregate import Count as count
     from headwater.definitions.aggregate import First as first
     from headwater.definitions.aggregate import Last as last
@@ -46,6 +47,7 @@ __all__ = [
     "StateError",
     "Status",
     "WorkerSettings",
+    "archive",
     "avro",
     "connect",
     "count",
@@ -78,6 +80,7 @@ _HOMES = {
     "HeadwaterError": ("errors", "HeadwaterError"),
     "NotFoundError": ("errors", "NotFoundError"),
     "StateError": ("errors", "StateError"),
+    "archive": ("archive_store", "archive"),
     "avro": ("definitions.format", "avro"),
     "connect": ("remote_store", "connect"),
     "count": ("definitions.aggregate", "Count"),

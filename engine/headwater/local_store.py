@@ -11,20 +11,30 @@ import polars as pl
 
 from headwater.definitions.service import Service
 from headwater.definitions.view import View
-from headwater.errors import DefinitionError, HeadwaterError, NotFoundError, did_you_mean
+from headwater.errors import (
+    ConfigError,
+    DefinitionError,
+    HeadwaterError,
+    NotFoundError,
+    did_you_mean,
+)
 from headwater.flow import plain_driver
-from headwater.flow.dead_letter_frame import dead_letter_frame
+from headwater.flow.answer import RequestError
+from headwater.flow.dead_letter_frame import dead_letter_frame, dead_letters
 from headwater.flow.events import json_records
 from headwater.flow.inputs import input_columns, name_of_input, series_of
 from headwater.flow.local_folder import LocalFolder, local_settings
+from headwater.flow.replay import Replays
 from headwater.flow.starts import Start, resolve_start, us_of
 from headwater.flow.worker import Worker
-from headwater.offline.sources import ArchiveEvents, LogEvents, ParquetEvents
+from headwater.offline.progress import events_of, progress_bar
+from headwater.offline.sources import ArchiveEvents, LogEvents, ParquetEvents, WholeHistory
 from headwater.offline.training_set import training_set
 from headwater.plan.plan import compile_plan
 from headwater.state.store import Stores
 from headwater_connectors.archive.archive import Archive
 from headwater_connectors.archive.blobs import FolderBlobs
+from headwater_connectors.archive.named_snapshots import NamedSnapshots
 from headwater_connectors.log.embedded import EmbeddedLog
 from headwater_connectors.log.memory import MemoryLog
 from headwater_serving.server import Server
@@ -36,9 +46,11 @@ if TYPE_CHECKING:
 
     from headwater.definitions.stream import Stream
     from headwater.flow.answer import Answer, ServiceInfo
+    from headwater.flow.replay import Replayed
     from headwater.flow.settings import WorkerSettings
     from headwater.offline.sources import EventSource
     from headwater.plan.plan import Plan
+    from headwater_connectors.archive.snapshot import Snapshot
     from headwater_connectors.log.log import Log
 
 __all__ = ["LocalStore", "local"]
@@ -215,15 +227,29 @@ class LocalStore:
         """Return what of a stream could not be a row: where it was, why, and its bytes."""
         return dead_letter_frame(self.log, self._stream(topic).topic)
 
+    def replay_dead_letters(self, topic: str, *, reason: str | None = None) -> Replayed:
+        """Send a stream's dead letters again, or those of one reason; none of them twice.
+
+        They arrive now. What still can't be a row is a dead letter once more.
+        """
+        stream = self._stream(topic).topic
+        replays = Replays(self.log, self._worker.settings.namespace, self.clock)
+        found = dead_letters(self.log, stream)
+        letters = (one for one in found if reason is None or one.context.reason == reason)
+        return replays.replay(stream, letters, lease_us=0)
+
     def settle(self, timeout_s: float = 120.0) -> None:
         """Wait until everything pushed so far can be read; raise what stopped a task, if any."""
         self._check()
         ends = {topic: self.log.end_offsets(topic) for topic in self.plan.streams}
+        self._wait(lambda: self._worker.is_applied(ends), "settled", "settle", timeout_s)
+
+    def _wait(self, done: Callable[[], bool], what: str, call: str, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        while not self._worker.is_applied(ends):
+        while not done():
             self._check()
             if time.monotonic() > deadline:
-                msg = f"not settled after {timeout_s:g} s; give settle() a longer timeout_s"
+                msg = f"not {what} after {timeout_s:g} s; give {call}() a longer timeout_s"
                 raise HeadwaterError(msg)
             time.sleep(_SETTLE_POLL_S)
 
@@ -261,33 +287,77 @@ class LocalStore:
         *,
         time: str,
         as_of: str = "event",
+        snapshot: Snapshot | str | None = None,
         events: Mapping[str, pl.LazyFrame | pl.DataFrame | str | Path] | None = None,
         progress: bool = False,
     ) -> pl.LazyFrame:
         """Return the spine with a service's features at each row's time.
 
-        `time` names the spine's datetime column (with a time zone). History is what was pushed, or
-        Parquet files or lazy frames by stream in `events`.
+        `time` names the spine's datetime column (with a time zone). History is what was pushed; or
+        what a `snapshot` holds, the same for ever; or Parquet files or lazy frames by stream in
+        `events`. Raises FrontierError for rows that a snapshot doesn't reach.
         """
         self._check()
-        return training_set(
-            self.plan,
-            service,
-            spine,
-            time=time,
-            as_of=as_of,
-            source=self._events(events),
-            progress=progress,
-        )
+        found = self.plan.service(service)
+        source = self._events(snapshot, events)
+        total = events_of(found, source) if progress else 0
+        with progress_bar(f"{service}: events", total, shown=progress) as advance:
+            return training_set(
+                self.plan,
+                service,
+                spine,
+                time=time,
+                as_of=as_of,
+                source=source,
+                memory_budget_bytes=self._worker.settings.memory_budget_bytes,
+                advance=advance,
+            )
 
     def _events(
-        self, events: Mapping[str, pl.LazyFrame | pl.DataFrame | str | Path] | None
+        self,
+        snapshot: Snapshot | str | None,
+        events: Mapping[str, pl.LazyFrame | pl.DataFrame | str | Path] | None,
     ) -> EventSource:
         if events is not None:
+            if snapshot is not None:
+                msg = "training set: history is snapshot= or events=, not both; leave one out"
+                raise RequestError(msg)
             return ParquetEvents(self.plan, events)
+        if snapshot is not None:
+            archive = self._archive()
+            if isinstance(snapshot, str):
+                snapshot = NamedSnapshots(archive).resolve(snapshot)
+            return ArchiveEvents(archive, snapshot)
+        namespace = self._worker.settings.namespace
         if self._worker.archive is not None:
-            return ArchiveEvents(self.plan, self._worker.archive, self.log, self._worker.starts)
-        return LogEvents(self.log, self._worker.starts)
+            return WholeHistory(
+                self.plan, self._worker.archive, self.log, self._worker.starts, namespace
+            )
+        return LogEvents(self.log, self._worker.starts, namespace)
+
+    def snapshot(self, timeout_s: float = 120.0) -> Snapshot:
+        """Archive everything pushed so far and return the name of what there is now.
+
+        `training_set(..., snapshot=)` takes it, or its text, and repeats from it bit for bit.
+        Raises ConfigError for a store in memory, which keeps no archive.
+        """
+        self._check()
+        archive = self._archive()
+        tasks = self._worker.archive_tasks.values()
+        wanted = [(task, task.complete()) for task in tasks]
+        self._wait(
+            lambda: all(task.completed >= n for task, n in wanted),
+            "archived",
+            "snapshot",
+            timeout_s,
+        )
+        return archive.snapshot({name: self.log.topic(name).id for name in self.plan.streams})
+
+    def _archive(self) -> Archive:
+        if self._worker.archive is None:
+            msg = "a store in memory keeps no archive; give it a folder: hw.local(..., path=...)"
+            raise ConfigError(msg)
+        return self._worker.archive
 
     def serve(self, port: int = 6566, *, host: str = "127.0.0.1") -> Server:
         """Answer gRPC on loopback until the store is closed; port 0 takes a free one."""

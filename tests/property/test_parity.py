@@ -138,7 +138,7 @@ def offline(harness: Harness, at: Sequence[int], as_of: str) -> list[tuple[objec
     """Return the rows of one training set for every key at every time."""
     when = pl.DataFrame({"when": [moment(t) for t in at]})
     spine = when.join(inputs(), how="cross")
-    source = LogEvents(harness.log, harness.starts)
+    source = LogEvents(harness.log, harness.starts, "local")
     made = training_set(PLAN, "model", spine, time="when", source=source, as_of=as_of)
     return made.select(NAMES).collect().rows()
 

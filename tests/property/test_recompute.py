@@ -69,7 +69,7 @@ def again(store, rows: pl.DataFrame, times: list[int], answers: list) -> pl.Data
             np.array(times, np.int64) * 1_000_000,
             offsets_matrix([(one.exchange_offsets, len(one.values)) for one in answers], SHARDS),
         ),
-        source=LogEvents(store.log, store.worker.starts),
+        source=LogEvents(store.log, store.worker.starts, "local"),
         order=ExchangeOrder.read(store.log, store.worker.exchange),
         topic_ids={"orders": store.log.topic("orders").id},
     )

@@ -122,7 +122,8 @@ def check_offline(
     """Compare a training set over the source topics with the oracle."""
     when = pl.DataFrame({"when": [_EPOCH + timedelta(microseconds=t) for t in at]})
     spine = when.join(keys_frame(), how="cross")
-    made = training_set(plan, SERVICE, spine, time="when", source=LogEvents(log, starts)).collect()
+    source = LogEvents(log, starts, "simulation")
+    made = training_set(plan, SERVICE, spine, time="when", source=source).collect()
     column = len(spine.columns)
     for view in plan.service(SERVICE).views:
         width = len(view.feature_names)

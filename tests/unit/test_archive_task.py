@@ -37,13 +37,14 @@ class Writer:
         self.consumer = log.consumer("archive")
         self.metrics = Metrics()
         self.task = ArchiveTask(
-            Decoder(stream),
+            Decoder(stream, "test"),
             self.topic.id,
             archive=self.archive,
             consumer=self.consumer,
             metrics=self.metrics,
             start=resolve_start(log, stream, lambda: BASE_US),
             care=care or CareSettings(),
+            ends=lambda: log.end_offsets(stream.topic),
         )
         self.consumer.assign(stream.topic, self.task.assigned([0]))
 

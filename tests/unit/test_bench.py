@@ -158,3 +158,25 @@ def test_the_plain_python_peer_slides_and_slices_to_the_same_values(monkeypatch)
 def test_agreement_tolerates_rounding_of_sums_and_nothing_else(column, theirs, agrees) -> None:
     ours = pl.DataFrame({column: [1.0, None]})
     assert compare(ours, pl.DataFrame({column: theirs})).agrees is agrees
+
+
+def test_backfill_compares_a_training_set_with_peers_over_the_same_files(tmp_path) -> None:
+    sizes = ("--quick", "--events=3000", "--entities=50", "--spine=300", "--runs=1")
+    result = run("bench.backfill", *sizes, f"--folder={tmp_path}")
+    training = result["training"]
+    assert training["agrees"] is True
+    for distribution, peers in (
+        ("zipf", {"duckdb_frames"}),
+        ("uniform", {"duckdb_frames", "duckdb_join"}),
+    ):
+        contestants = training[distribution]
+        assert contestants["archive_bytes"] > 0
+        assert contestants["headwater"]["events_per_s"] > 0
+        for peer in peers:
+            assert contestants[peer]["agrees"] is True
+            assert contestants[peer]["values_compared"] == 300 * 15
+    assert result["ratios"].keys() == {"duckdb", "duckdb_uniform"}
+    assert result["reached"].keys() == {"duckdb"}
+    assert 0 < training["peak_gib"] < 4
+    # The archive is kept for the next time.
+    assert len(list(tmp_path.glob("*/done.json"))) == 2

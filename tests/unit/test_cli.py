@@ -202,7 +202,9 @@ def test_training_set_writes_the_features_at_each_rows_time(features, tmp_path, 
     arguments = ["training-set", features, "--service", "shops", "--spine", str(spine)]
     arguments += ["--time", "when", "--events", f"orders={events}", "--out", str(out), "--json"]
     assert main(arguments) == 0
-    assert json.loads(capsys.readouterr().out) == {"out": str(out), "rows": 2, "features": 5}
+    facts = {"out": str(out), "rows": 2, "features": 5, "snapshot": None, "frontier": None}
+    assert json.loads(capsys.readouterr().out) == facts
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.parquet"]
     found = pl.read_parquet(out)
     assert found["shop"].to_list() == ["a", "b"]
     # The event at exactly the row's time is not in it; the negative one was filtered.

@@ -60,7 +60,7 @@ def topic_of(partitions=1):
 
 def put_one(records, row=0, *, partitions=1, message="bad"):
     producer = Sent()
-    letters = DeadLetters(producer, topic_of(partitions))
+    letters = DeadLetters(producer, topic_of(partitions), "dev")
     letters.put(records, Reject(row, "not_json", message), stage="decode")
     return producer.records[0], letters
 
@@ -92,6 +92,8 @@ def test_original_headers_come_first_and_unchanged():
         "__headwater.errors.stage",
         "__headwater.errors.reason",
         "__headwater.errors.message",
+        "__headwater.errors.topic_id",
+        "__headwater.errors.namespace",
     ]
     assert original_headers(sent["headers"]) == own
 
@@ -99,7 +101,7 @@ def test_original_headers_come_first_and_unchanged():
 def test_context_reads_back():
     sent, _ = put_one(run_of([b"x", b"y"]), 1, message="ümläut → bad")
     assert read_context(sent["headers"]) == DeadLetterContext(
-        "flights", 5, 101, "decode", "not_json", "ümläut → bad"
+        "flights", 5, 101, "decode", "not_json", "ümläut → bad", "t1", "dev"
     )
 
 
@@ -135,7 +137,7 @@ def test_a_message_that_is_no_unicode_is_written_escaped():
 
 
 def test_counts_are_by_reason():
-    letters = DeadLetters(Sent(), topic_of())
+    letters = DeadLetters(Sent(), topic_of(), "dev")
     records = run_of([b"a", b"b", b"c"])
     for row, reason in enumerate(["empty", "not_json", "empty"]):
         letters.put(records, Reject(row, reason, ""), stage="decode")
@@ -147,7 +149,7 @@ def test_nothing_is_counted_when_the_producer_refuses():
         def send(self, *args, **kwargs):
             raise HeadwaterError("too large")
 
-    letters = DeadLetters(Refusing(), topic_of())
+    letters = DeadLetters(Refusing(), topic_of(), "dev")
     with pytest.raises(HeadwaterError, match="too large"):
         letters.put(run_of([b"x"]), Reject(0, "empty", ""), stage="decode")
     assert not letters.counts
@@ -155,12 +157,12 @@ def test_nothing_is_counted_when_the_producer_refuses():
 
 def test_a_topic_without_partitions_is_refused():
     with pytest.raises(ConfigError, match=r'"flights\.dlq" has no partition'):
-        DeadLetters(Sent(), topic_of(0))
+        DeadLetters(Sent(), topic_of(0), "dev")
 
 
 def test_flush_reaches_the_producer():
     producer = Sent()
-    DeadLetters(producer, topic_of()).flush()
+    DeadLetters(producer, topic_of(), "dev").flush()
     assert producer.flushes == 1
 
 
@@ -170,7 +172,7 @@ def test_dead_letters_of_a_log_read_back_as_they_were():
     producer = log.producer()
     producer.send(source.name, 1, b"\xff", key=b"k", headers=(("a", b"\x01"),), timestamp_us=7)
     target = log.create_topic(dead_letter_topic(source.name), partitions=2, append_time=False)
-    letters = DeadLetters(producer, target)
+    letters = DeadLetters(producer, target, "dev")
     producer.flush()
     letters.put(read(log, source), Reject(0, "not_utf8", "byte 0"), stage="decode")
     letters.flush()
@@ -179,7 +181,7 @@ def test_dead_letters_of_a_log_read_back_as_they_were():
     assert letter.timestamps_us.tolist() == [7]
     assert original_headers(letter.headers[0]) == (("a", b"\x01"),)
     assert read_context(letter.headers[0]) == DeadLetterContext(
-        "flights", 1, 0, "decode", "not_utf8", "byte 0"
+        "flights", 1, 0, "decode", "not_utf8", "byte 0", source.id, "dev"
     )
 
 

@@ -51,7 +51,7 @@ def records(partition: int, values: list[bytes | None], *, as_columns: bool = Tr
 @pytest.fixture(scope="module")
 def decoder() -> Decoder:
     (stream,) = clicks_plan().streams.values()
-    return Decoder(stream)
+    return Decoder(stream, "test")
 
 
 def same(got: Rows, wanted: Rows) -> bool:

@@ -14,6 +14,7 @@ import polars as pl
 import headwater as hw
 from headwater.flow.decode import Decoder
 from headwater.flow.history import History
+from headwater.flow.settings import WorkerSettings
 from headwater.flow.starts import Start
 from headwater.plan.plan import compile_plan
 from headwater_connectors.archive.archive import Archive
@@ -165,7 +166,7 @@ def test_a_column_that_came_later_is_read_from_raw_records(tmp_path: Path) -> No
     for stream, first, last in ((SHOPS, 0, 4), (WITH_CITY, 4, 8)):
         consumer.assign("shops", {0: first})
         (records,) = consumer.poll(100, 0.0)
-        rows = Decoder(stream).decode(records).frame
+        rows = Decoder(stream, "test").decode(records).frame
         raw = pl.Series("__raw", list(records.values), pl.Binary)
         archive.append(
             "shops", topic.id, 0, rows.with_columns(raw)[: last - first],
@@ -173,7 +174,8 @@ def test_a_column_that_came_later_is_read_from_raw_records(tmp_path: Path) -> No
         )  # fmt: skip
     plan = plan_of(WITH_CITY)
     starts = {"shops": Start(topic.id, {}, 0)}
-    history = History(plan, log, 1, starts, None, archive)
+    settings = WorkerSettings(namespace="test", shards=1)
+    history = History(plan, log, settings, starts, None, archive)
     (binding,) = plan.bindings
     # The first 4 from raw records, the next from typed columns, the last from the topic.
     log.delete_records("shops", {0: 8})

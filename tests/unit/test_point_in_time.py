@@ -97,7 +97,7 @@ def test_batches_and_buckets_do_not_change_a_value(monkeypatch) -> None:
     wanted = features_of_frames()
     monkeypatch.setattr(sources, "_BATCH_ROWS", 100)
     assert features_of_frames().equals(wanted)
-    monkeypatch.setattr(buckets, "EVENTS_PER_BUCKET_MAX", 500)
+    monkeypatch.setattr(buckets, "_events_per_bucket", lambda *_: 500)
     assert features_of_frames().equals(wanted)
 
 

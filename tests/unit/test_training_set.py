@@ -167,7 +167,7 @@ def test_buckets_change_no_value(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch, events_max: int, as_of: str
 ) -> None:
     one = made_of(store, as_of=as_of)
-    monkeypatch.setattr(buckets, "EVENTS_PER_BUCKET_MAX", events_max)
+    monkeypatch.setattr(buckets, "_events_per_bucket", lambda *_: events_max)
     assert same(made_of(store, as_of=as_of), one)
 
 
@@ -182,7 +182,7 @@ def test_buckets_are_in_files_and_the_files_go(
         seen.append((self.buckets, None if folder is None else folder.name))
         end(self, *args)
 
-    monkeypatch.setattr(buckets, "EVENTS_PER_BUCKET_MAX", 700)
+    monkeypatch.setattr(buckets, "_events_per_bucket", lambda *_: 700)
     monkeypatch.setattr(buckets.Buckets, "__exit__", watch)
     made_of(store)
     ((count, folder),) = seen

@@ -71,6 +71,11 @@ class NamedSnapshots:
             msg = f'no snapshot "{name}" in the archive.{did_you_mean(name, known)}'
             raise ArchiveError(msg) from error
 
+    def resolve(self, text: str) -> Snapshot:
+        """Return the snapshot of this name, or that has this text; ArchiveError if none has."""
+        # A name has no @, a text has one for each topic.
+        return Snapshot.parse(text if "@" in text else self.get(text).snapshot)
+
     def take(
         self, name: str, topics: Mapping[str, str] | Sequence[tuple[str, str]], now_us: int
     ) -> NamedSnapshot:

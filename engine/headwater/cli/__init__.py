@@ -1,4 +1,4 @@
-"""The command line: `headwater plan | serve | run | status | training-set | demo`."""
+"""The command line: `headwater plan | serve | run | status | dlq | training-set | demo`."""
 
 from __future__ import annotations
 

@@ -54,6 +54,7 @@ _COMMANDS = (
         "headwater.cli.stream:stream",
         "Let a stream go on after its topic was made again or lost records.",
     ),
+    ("dlq", "headwater.cli.dlq:dlq", "List dead letters; send them again, each of them once."),
     (
         "archive",
         "headwater.cli.archive:archive",

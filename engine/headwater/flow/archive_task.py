@@ -15,7 +15,7 @@ from headwater_connectors.log.log import LogUnreachableError, NotAMemberError
 from headwater_connectors.log.packed_column import BytesColumn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from headwater.flow.archive_care import CareSettings
     from headwater.flow.decode import Decoder
@@ -32,6 +32,8 @@ _log = get_logger(__name__)
 _ROWS_MAX = 200_000
 _WAIT_US = 10_000_000
 _AGAIN_US = 5_000_000
+# A partition without new records says this often that nothing is missing.
+_FRONTIER_EVERY_US = 60_000_000
 # A worker that stood still writes once what it had; another archive's writer does so all the time.
 _CONFLICTS_MAX = 5
 _CONFLICTS_WITHIN_US = 120_000_000
@@ -51,7 +53,11 @@ class _Pending:
 
 
 class ArchiveTask:
-    """Collects decoded rows and appends them in large files; commits what is durable."""
+    """Collects decoded rows and appends them in large files; commits what is durable.
+
+    `ends` asks the log where the topic's partitions end now: a partition that is archived up to
+    there holds all that had arrived before that was asked, and its frontier moves on.
+    """
 
     def __init__(
         self,
@@ -63,6 +69,7 @@ class ArchiveTask:
         metrics: Metrics,
         start: Start,
         care: CareSettings,
+        ends: Callable[[], Sequence[int]],
     ) -> None:
         self._decoder = decoder
         self._stream = decoder.stream
@@ -72,8 +79,14 @@ class ArchiveTask:
         self._metrics = metrics
         self._pending: dict[int, _Pending] = {}
         self._start = start
+        self._ends = ends
         self._now_us = 0
+        self._ends_asked_us: int | None = None
+        self._frontiers: dict[int, int] = {}
         self.archived: dict[int, int] = {}
+        # Numbers of who wants all of it archived now, and of whom that has been done for.
+        self._wanted = 0
+        self.completed = 0
         self._care = ArchiveCare(archive, self._stream.topic, topic_id, care)
         # When others have extended partitions that are ours.
         self._conflicts: dict[int, list[int]] = {}
@@ -106,6 +119,15 @@ class ArchiveTask:
                 self._pending.pop(partition, None)
             del self.archived[partition]
             self._care.forget(partition)
+            self._frontiers.pop(partition, None)
+
+    def complete(self) -> int:
+        """Ask, from any thread, for everything the log holds now to be archived soon.
+
+        It is done once `completed` has reached the number returned.
+        """
+        self._wanted += 1
+        return self._wanted
 
     def __call__(self, batches: Batches) -> Batches:
         """Take records in; write the partitions that are full or old enough."""
@@ -116,16 +138,64 @@ class ArchiveTask:
                 ticks.append(batch)
             elif batch.partition in self.archived:
                 self._take(batch)
+        wanted = self._wanted
+        hurries = wanted > self.completed
         for partition, pending in list(self._pending.items()):
-            is_due = pending.rows >= _ROWS_MAX or self._now_us - pending.since_us >= _WAIT_US
+            is_old = self._now_us - pending.since_us >= _WAIT_US
+            is_due = hurries or is_old or pending.rows >= _ROWS_MAX
             if is_due and self._now_us >= pending.not_before_us:
                 self._write(partition)
+        if self._ends_asked_us is None:
+            self._ends_asked_us = self._now_us
+        is_due = abs(self._now_us - self._ends_asked_us) >= _FRONTIER_EVERY_US
+        if ticks and (hurries or is_due) and self._extend(hurries=hurries):
+            self.completed = wanted
         self._care.visit(sorted(self.archived), self._now_us)
         return ticks
 
     def is_full(self) -> bool:
         """Whether a store that fails has left as many rows here as there may be."""
         return any(pending.rows >= _ROWS_MAX for pending in self._pending.values())
+
+    def _extend(self, *, hurries: bool) -> bool:
+        """Move the frontier of partitions that are at their end; return whether all of them are."""
+        self._ends_asked_us = now_us = self._now_us
+        try:
+            ends = self._ends()
+        except LogUnreachableError:
+            return False
+        all_at_end = True
+        for partition, done in self.archived.items():
+            if done + 1 < ends[partition] or partition in self._pending:
+                all_at_end = False
+            elif hurries or now_us - self._frontiers.get(partition, 0) >= _FRONTIER_EVERY_US:
+                all_at_end &= self._says(partition, done, now_us)
+        return all_at_end
+
+    def _says(self, partition: int, done: int, frontier_us: int) -> bool:
+        """Write down that nothing is missing up to a moment; return whether it is written."""
+        try:
+            self._append(partition, pl.DataFrame(), done, frontier_us)
+        except ArchiveConflictError:
+            # Another writer has it by now: that one says how far it is.
+            return True
+        except StoreUnavailableError as error:
+            self._store_failed(error)
+            return False
+        return True
+
+    def _append(self, partition: int, rows: pl.DataFrame, to_offset: int, frontier_us: int) -> None:
+        self._archive.append(
+            self._stream.topic,
+            self._topic_id,
+            partition,
+            rows,
+            from_offset=self.archived[partition],
+            to_offset=to_offset,
+            frontier_us=frontier_us,
+        )
+        self.archived[partition] = to_offset
+        self._frontiers[partition] = frontier_us
 
     def _take(self, records: Records) -> None:
         pending = self._pending.setdefault(records.partition, _Pending(self._now_us))
@@ -144,10 +214,9 @@ class ArchiveTask:
         pending = self._pending[partition]
         pending.frames = [pl.concat(pending.frames)]
         try:
-            written = self._append(partition, pending)
+            written = self._append_all(partition, pending)
         except StoreUnavailableError as error:
-            _log.warning("archive_waits", topic=self._stream.topic, reason=str(error))
-            self._metrics.archive_failures.inc()
+            self._store_failed(error)
             pending.not_before_us = self._now_us + _AGAIN_US
             return
         del self._pending[partition]
@@ -158,26 +227,17 @@ class ArchiveTask:
             _log.warning("commit_failed", topic=self._stream.topic, reason=str(error))
         self._metrics.archived_rows.labels(self._stream.topic).inc(written)
 
-    def _append(self, partition: int, pending: _Pending) -> int:
+    def _append_all(self, partition: int, pending: _Pending) -> int:
         """Make rows durable; return how many of them were not there yet."""
         (frame,) = pending.frames
         written = 0
         while (done := self.archived[partition]) < pending.to_offset:
             rows = frame.filter(pl.col("__offset") > done)
             try:
-                self._archive.append(
-                    self._stream.topic,
-                    self._topic_id,
-                    partition,
-                    rows,
-                    from_offset=done,
-                    to_offset=pending.to_offset,
-                    frontier_us=pending.arrival_us,
-                )
+                self._append(partition, rows, pending.to_offset, pending.arrival_us)
             except ArchiveConflictError as error:
                 self._go_on(partition, error)
             else:
-                self.archived[partition] = pending.to_offset
                 written = rows.height
         return written
 
@@ -203,6 +263,10 @@ class ArchiveTask:
             )
             raise ArchiveConflictError(msg) from error
         self.archived[partition] = done
+
+    def _store_failed(self, error: StoreUnavailableError) -> None:
+        _log.warning("archive_waits", topic=self._stream.topic, reason=str(error))
+        self._metrics.archive_failures.inc()
 
     def flush(self) -> None:
         """Write everything taken in so far."""

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import polars as pl
 
-from headwater_connectors.formats.codec import CODECS, CodecOptions, Reject
+from headwater_connectors.formats.codec import CODECS, CodecOptions, Decoded, Reject
 from headwater_connectors.log.packed_column import BytesColumn
+from headwater_connectors.replay_header import elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from headwater.definitions.stream import Stream
-    from headwater_connectors.formats.codec import Decoded
     from headwater_connectors.formats.schema_registry import RegistrySettings
     from headwater_connectors.log.log import Records
 
@@ -44,13 +44,18 @@ class Rows:
 
 
 class Decoder:
-    """Decodes one stream; every decision is a function of the record alone.
+    """Decodes one stream for a namespace; every decision is a function of the record alone.
 
-    `registry` says where writers' schemas are; without it the environment does.
+    A dead letter that was sent again for another namespace is neither a row nor a reject here: this
+    one has had the record before. `registry` says where writers' schemas are; without it the
+    environment does.
     """
 
-    def __init__(self, stream: Stream, registry: RegistrySettings | None = None) -> None:
+    def __init__(
+        self, stream: Stream, namespace: str, registry: RegistrySettings | None = None
+    ) -> None:
         self.stream = stream
+        self._namespace = namespace
         options = CodecOptions(stream.format.options(), registry)
         self._codec = CODECS[stream.format.name](stream.schema, VALUE_BYTES_MAX, options)
         self._time = stream.event_time.microseconds(stream.schema).alias("__ts")
@@ -68,6 +73,8 @@ class Decoder:
         if not runs:
             return []
         decoded = self._codec.decode(_joined([run.values for run in runs]))
+        if others := self._elsewhere(runs):
+            decoded = _without(decoded, others)
         offsets = np.concatenate([run.offsets for run in runs])
         arrivals = np.concatenate([run.timestamps_us for run in runs])
         frame, at, rejects = self._timed(decoded, offsets, arrivals)
@@ -85,6 +92,13 @@ class Decoder:
             )
             for number, run in enumerate(runs)
         ]
+
+    def _elsewhere(self, runs: Sequence[Records]) -> list[int]:
+        found, first = [], 0
+        for run in runs:
+            found += [first + row for row in elsewhere(run.headers, self._namespace)]
+            first += len(run)
+        return found
 
     def _timed(
         self, decoded: Decoded, offsets: NDArray[np.int64], arrivals: NDArray[np.int64]
@@ -136,3 +150,9 @@ def _joined(columns: Sequence[Sequence[bytes | None]]) -> Sequence[bytes | None]
     if all(isinstance(each, BytesColumn) for each in columns):
         return BytesColumn.join(cast("list[BytesColumn]", columns))
     return list(chain.from_iterable(columns))
+
+
+def _without(decoded: Decoded, rows: list[int]) -> Decoded:
+    kept = ~np.isin(decoded.rows, rows)
+    rejects = [reject for reject in decoded.rejects if reject.row not in set(rows)]
+    return Decoded(decoded.frame.filter(pl.Series(kept)), decoded.rows[kept], rejects)

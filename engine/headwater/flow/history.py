@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from headwater.definitions.stream import Stream
     from headwater.flow.exchange import Keyed
+    from headwater.flow.settings import WorkerSettings
     from headwater.flow.starts import Start
     from headwater.plan.plan import Plan
     from headwater_connectors.archive.archive import Archive
@@ -58,18 +59,19 @@ class History:
         self,
         plan: Plan,
         log: Log,
-        shards: int,
+        settings: WorkerSettings,
         starts: Mapping[str, Start],
         registry: RegistrySettings | None,
         archive: Archive | None = None,
     ) -> None:
         self._log = log
         self._starts = starts
-        self._shards = shards
+        self._shards = settings.shards
         self._archive = archive
         self._wires = wires_of(plan)
         self._decoders = {
-            topic: Decoder(stream, registry) for topic, stream in plan.streams.items()
+            topic: Decoder(stream, settings.namespace, registry)
+            for topic, stream in plan.streams.items()
         }
 
     def before(self, binding: str, partition: int) -> int:

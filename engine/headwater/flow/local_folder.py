@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from headwater.errors import StateError
+from headwater.errors import ConfigError, StateError
 from headwater.flow.settings import WorkerSettings
 from headwater.flow.starts import Start  # noqa: TC001 - msgspec reads it
 
@@ -103,6 +103,22 @@ class LocalFolder:
             return msgspec.json.decode((path / _META).read_bytes(), type=_Meta).shards
         except msgspec.MsgspecError:
             return None
+
+    @staticmethod
+    def log_of(path: Path) -> tuple[Path, str]:
+        """Return the log and the namespace of a store's folder; ConfigError if there is no store.
+
+        A folder that can't be read raises ConfigError too.
+        """
+        if not (path / _META).exists():
+            msg = f"no store in folder {path}; give the folder that headwater serve has with --path"
+            raise ConfigError(msg)
+        try:
+            meta = msgspec.json.decode((path / _META).read_bytes(), type=_Meta)
+        except msgspec.MsgspecError as error:
+            msg = f"{path / _META} can't be read ({error}); restore it, or use another folder"
+            raise ConfigError(msg) from error
+        return path / "log", meta.namespace
 
     @property
     def log(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 from headwater.flow.archive_task import ArchiveTask
@@ -91,7 +92,7 @@ class Worker:
         self._freshness = None if guard is None else guard.freshness
         self._backlog = Backlog(settings.backlog_rows_max, self.metrics.backlog_rows)
         self._registry = registry
-        self._history = History(plan, log, settings.shards, starts, registry, archive)
+        self._history = History(plan, log, settings, starts, registry, archive)
         self.checkpoints = Checkpoints(
             self.shards,
             self.memory,
@@ -189,7 +190,7 @@ class Worker:
         )
         every_us = self.settings.progress_every_us
         ingest = Ingest(
-            Decoder(self.plan.streams[topic.name], self._registry),
+            Decoder(self.plan.streams[topic.name], self.settings.namespace, self._registry),
             publisher,
             producer=self._producer,
             consumer=consumer,
@@ -218,20 +219,21 @@ class Worker:
             known[name] = self.log.create_topic(
                 name, partitions=topic.partitions, append_time=False
             )
-        return DeadLetters(self._producer, known[name])
+        return DeadLetters(self._producer, known[name], self.settings.namespace)
 
     def _archive_pipeline(self, topic: Topic, archive: Archive) -> Pipeline:
         consumer = self._membership.consumer(
             f"{self.settings.namespace}.archive", topic, fetch_min_bytes=_ARCHIVE_FETCH_BYTES
         )
         task = ArchiveTask(
-            Decoder(self.plan.streams[topic.name], self._registry),
+            Decoder(self.plan.streams[topic.name], self.settings.namespace, self._registry),
             topic.id,
             archive=archive,
             consumer=consumer,
             metrics=self.metrics,
             start=self.starts[topic.name],
             care=self.settings.archive_care,
+            ends=partial(self.log.end_offsets, topic.name),
         )
         self.archive_tasks[topic.name] = task
         self._membership.join(consumer, topic, task)

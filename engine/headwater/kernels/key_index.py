@@ -19,6 +19,7 @@ import numpy as np
 
 from headwater.kernels.borrowed import borrowed
 from headwater.kernels.compiled import kernel
+from headwater.kernels.prefetch import prefetch
 from headwater.kernels.unaligned import copy_bytes, same_bytes
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ ALL_ADDED, INDEX_FULL, SLOTS_FULL, HEAP_FULL = range(4)
 
 # Beyond this, runs of taken positions grow long under linear probing.
 LOAD_MAX_PERCENT = 60
+
+# An index of fewer positions is in a core's cache.
+_FAR_POSITIONS = 1 << 16
+# How many keys before its own look-up the first line of a key is asked for.
+_AHEAD = 16
 
 
 @kernel
@@ -67,7 +73,19 @@ def _look_up(
     shift = _shift_of(index)
     mask = index.shape[0] - 1
     load_max = index.shape[0] * LOAD_MAX_PERCENT // 100
-    for i in range(begin, out_slots.shape[0]):
+    last = out_slots.shape[0]
+    is_far = index.shape[0] >= _FAR_POSITIONS
+    for i in range(begin, last):
+        if is_far and i + _AHEAD < last:
+            # A look-up waits for three lines one after the other; these are on their way by then.
+            prefetch(index, np.int64(key_hashes[i + _AHEAD] >> shift))
+            coming = np.int64(index[np.int64(key_hashes[i + _AHEAD // 2] >> shift)])
+            if coming >= 0:
+                prefetch(slot_hash, coming)
+                prefetch(slot_offsets, coming)
+            coming = np.int64(index[np.int64(key_hashes[i + _AHEAD // 4] >> shift)])
+            if coming >= 0:
+                prefetch(heap, slot_offsets[coming])
         at = key_offsets[i]
         length = key_offsets[i + 1] - at
         if length == 0:

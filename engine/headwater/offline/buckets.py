@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,11 +12,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from headwater.definitions.expression import apply_steps
+from headwater.errors import ConfigError
 from headwater.offline.point_in_time import Events
 from headwater.state.events import event_words, positions_of
 from headwater.state.keys import canonical_keys
+from headwater.state.store import temporary_folder
 
 if TYPE_CHECKING:
+    import tempfile
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
     from types import TracebackType
@@ -25,13 +27,18 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-    from headwater.offline.sources import EventSource
+    from headwater.offline.sources import EventSource, Span
     from headwater.plan.plan import ViewPlan
     from headwater.state.key_index import KeyIndex
 
-__all__ = ["EVENTS_PER_BUCKET_MAX", "Arrived", "Buckets", "Sight"]
+__all__ = ["MEMORY_BUDGET_BYTES", "Arrived", "Buckets", "Sight"]
 
-EVENTS_PER_BUCKET_MAX = 6_000_000
+MEMORY_BUDGET_BYTES = 1 << 30
+
+# Beside its words an event has its slot, what sees it, and its place in the order by entity.
+_EVENT_BYTES = 4 + 8 + 8
+_WORD_BYTES = 8
+_BUCKETS_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,11 @@ class _Gathered:
         return Events(self._slots[:used], self._words[:used], self._visible[:used])
 
 
+def _events_per_bucket(view: ViewPlan, memory_budget_bytes: int) -> int:
+    event_bytes = _WORD_BYTES * view.layout.event_words + _EVENT_BYTES
+    return max(1, memory_budget_bytes // event_bytes)
+
+
 def _longer(array: NDArray[Any], room: int) -> NDArray[Any]:
     longer = np.empty((room, *array.shape[1:]), array.dtype)
     longer[: len(array)] = array
@@ -97,8 +109,9 @@ def _longer(array: NDArray[Any], room: int) -> NDArray[Any]:
 class Buckets:
     """Gathers a view's events once, and hands them out by bucket of entities.
 
-    Memory holds one bucket at a time when there is more than one: the others lie in a temporary
-    folder that goes when this is closed.
+    The events of a bucket fill about the memory budget. Memory holds one bucket at a time when
+    there is more than one: the others lie in a temporary folder that goes when this is closed. An
+    entity is never cut, so one that has more events than that fills more.
     """
 
     def __init__(
@@ -108,29 +121,31 @@ class Buckets:
         visible: Callable[[Arrived], NDArray[np.int64]],
         *,
         events: int,
+        memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
     ) -> None:
         self._view = view
         self._index = index
         self._visible = visible
         self.entities = len(index)
-        self.buckets = max(1, -(-events // EVENTS_PER_BUCKET_MAX))
+        wanted = -(-events // _events_per_bucket(view, memory_budget_bytes))
+        self.buckets = max(1, min(wanted, self.entities, _BUCKETS_MAX))
         room = events if self.buckets == 1 else 0
         self._gathered = _Gathered(view.layout.event_words, room)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         if self.buckets > 1:
-            self._folder = tempfile.TemporaryDirectory(prefix="headwater-history-")
+            self._folder = temporary_folder()
 
     def columns(self) -> list[str]:
         """Return the stream columns the view needs: keys, row logic and aggregates."""
         names = {*self._view.binding.columns, *self._view.columns}
         return [name for name in self._view.stream.schema if name in names]
 
-    def read(self, source: EventSource, progress: Callable[[int], None]) -> None:
+    def read(self, source: EventSource, span: Span, progress: Callable[[int], None]) -> None:
         """Take in the view's whole history: threads turn batches into events, added in order."""
         threads = os.cpu_count() or 1
         waiting: deque[tuple[int, Future[Events]]] = deque()
         with ThreadPoolExecutor(threads) as pool:
-            for partition, frame in source.scan(self._view.stream, self.columns()):
+            for partition, frame in source.scan(self._view.stream, self.columns(), span):
                 waiting.append((frame.height, pool.submit(self._events, partition, frame)))
                 if len(waiting) > threads:
                     self._take(*waiting.popleft(), progress)
@@ -172,8 +187,16 @@ class Buckets:
 
     def _append(self, bucket: int, name: str, values: NDArray[np.generic]) -> None:
         assert self._folder is not None
-        with (Path(self._folder.name) / f"{bucket}.{name}").open("ab") as file:
-            file.write(np.ascontiguousarray(values).data)
+        path = Path(self._folder.name) / f"{bucket}.{name}"
+        try:
+            with path.open("ab") as file:
+                file.write(np.ascontiguousarray(values).data)
+        except OSError as error:
+            msg = (
+                f"can't write history to {path.parent}: {error.strerror or error}; make room there,"
+                " name another folder in the variable TMPDIR, or give a larger memory budget"
+            )
+            raise ConfigError(msg) from error
 
     def bounds(self, bucket: int) -> tuple[int, int]:
         """Return the first entity of a bucket and the first of the next."""

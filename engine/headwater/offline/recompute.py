@@ -17,7 +17,7 @@ import polars as pl
 from headwater.errors import HeadwaterError
 from headwater.flow.exchange import lane_of, split
 from headwater.kernels.keys import shard_of
-from headwater.offline.buckets import Arrived, Sight
+from headwater.offline.buckets import MEMORY_BUDGET_BYTES, Arrived, Sight
 from headwater.offline.training_set import service_columns, view_values
 from headwater.state.events import POSITION_BITS, feature_columns
 from headwater.state.keys import canonical_keys
@@ -171,8 +171,7 @@ def recompute(
         seen = served.exchange_offsets[np.arange(len(keys)), shards]
         _check(view, shards, seen, order, keys.valid)
         sight = Sight(seen, _visible(view, topic_ids[view.stream.topic], order), ages=False)
-        events = source.rows(view.stream)
-        got = view_values(view, keys, served.times, sight, source, events=events, advance=advance)
+        got = view_values(view, keys, served.times, sight, source, MEMORY_BUDGET_BYTES, advance)
         values[view.view.name] = feature_columns(view.layout, view.feature_names, got)
     return pl.DataFrame(service_columns(found, served.inputs, values))
 

@@ -12,6 +12,7 @@ from headwater.errors import NotFoundError, did_you_mean
 from headwater.flow.answer import RequestError
 from headwater.flow.decode import EARLIEST_US, LATEST_US, Decoder
 from headwater.state.events import SYSTEM_COLUMNS
+from headwater_connectors.archive.archive import NO_FRONTIER_US
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -20,12 +21,25 @@ if TYPE_CHECKING:
     from headwater.flow.starts import Start
     from headwater.plan.plan import Plan
     from headwater_connectors.archive.archive import Archive
+    from headwater_connectors.archive.snapshot import Snapshot, TopicSnapshot
     from headwater_connectors.log.log import Log
 
-__all__ = ["ArchiveEvents", "EventSource", "LogEvents", "ParquetEvents"]
+__all__ = [
+    "ALL_TIME",
+    "ArchiveEvents",
+    "EventSource",
+    "LogEvents",
+    "ParquetEvents",
+    "Span",
+    "WholeHistory",
+]
 
 _BATCH_ROWS = 131_072
 _POLL_RECORDS = 65_536
+
+# Event times from, and before, which events matter to a reader, in µs; None has no bound.
+Span = tuple[int | None, int | None]
+ALL_TIME: Span = (None, None)
 
 
 class EventSource(Protocol):
@@ -35,8 +49,17 @@ class EventSource(Protocol):
         """Return about how many events there are."""
         ...
 
-    def scan(self, stream: Stream, columns: Sequence[str]) -> Iterator[tuple[int, pl.DataFrame]]:
-        """Yield (partition, frame) with the system columns and `columns`, a batch at a time."""
+    def frontier_us(self, stream: Stream) -> int | None:
+        """Return the arrival up to which every event is there; None if nothing can be missing."""
+        ...
+
+    def scan(
+        self, stream: Stream, columns: Sequence[str], span: Span = ALL_TIME
+    ) -> Iterator[tuple[int, pl.DataFrame]]:
+        """Yield (partition, frame) with the system columns and `columns`, a batch at a time.
+
+        Events outside `span` may be left out.
+        """
         ...
 
 
@@ -47,11 +70,13 @@ class LogEvents:
         self,
         log: Log,
         starts: Mapping[str, Start],
+        namespace: str,
         *,
         after: Mapping[str, Mapping[int, int]] | None = None,
     ) -> None:
         self._log = log
         self._starts = starts
+        self._namespace = namespace
         self._after = after or {}
 
     def rows(self, stream: Stream) -> int:
@@ -64,12 +89,20 @@ class LogEvents:
         start = self._starts[topic].position(partition)
         return start if done is None else max(start, done + 1)
 
-    def scan(self, stream: Stream, columns: Sequence[str]) -> Iterator[tuple[int, pl.DataFrame]]:
+    def frontier_us(self, stream: Stream) -> None:
+        """Return None: the log has all that was ever sent."""
+
+    def scan(
+        self,
+        stream: Stream,
+        columns: Sequence[str],
+        span: Span = ALL_TIME,  # noqa: ARG002 - a log must be read to know
+    ) -> Iterator[tuple[int, pl.DataFrame]]:
         """Yield decoded rows up to the ends the log has when this starts."""
         ends = self._log.end_offsets(stream.topic)
         first = {p: self._first(stream.topic, p) for p, end in enumerate(ends)}
         left = {p: end for p, end in enumerate(ends) if end > first[p]}
-        decoder = Decoder(stream)
+        decoder = Decoder(stream, self._namespace)
         consumer = self._log.consumer(None)
         try:
             consumer.assign(stream.topic, {p: first[p] for p in left})
@@ -88,15 +121,80 @@ class LogEvents:
 
 
 class ArchiveEvents:
-    """The archive, and above its frontier the log."""
+    """What a snapshot of an archive holds: the same rows whenever they are read.
 
-    def __init__(self, plan: Plan, archive: Archive, log: Log, starts: Mapping[str, Start]) -> None:
+    `stretches` narrows streams to offsets (from, to] by partition.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        snapshot: Snapshot,
+        *,
+        stretches: Mapping[str, Mapping[int, tuple[int, int]]] | None = None,
+    ) -> None:
         self._archive = archive
-        self._ids = {name: log.topic(name).id for name in plan.streams}
-        self._stretches: dict[str, dict[int, tuple[int, int]]] = {name: {} for name in self._ids}
-        after: dict[str, dict[int, int]] = {name: {} for name in self._ids}
+        self._stretches = stretches or {}
+        self.snapshot = snapshot
+
+    def _part(self, stream: Stream) -> TopicSnapshot:
+        for part in self.snapshot.topics:
+            if part.topic == stream.topic:
+                return part
+        known = [part.topic for part in self.snapshot.topics]
+        msg = (
+            f"snapshot {self.snapshot} holds nothing of stream"
+            f' "{stream.topic}".{did_you_mean(stream.topic, known)} Take one that names it.'
+        )
+        raise RequestError(msg)
+
+    def frontier_us(self, stream: Stream) -> int:
+        """Return the arrival in µs up to which the snapshot holds every event of a stream."""
+        part = self._part(stream)
+        if not part.numbers:
+            return NO_FRONTIER_US
+        partitions = range(len(part.numbers))
+        return self._archive.frontier_us(part.topic, part.topic_id, partitions, self.snapshot)
+
+    def rows(self, stream: Stream) -> int:
+        """Return how many rows there are."""
+        part = self._part(stream)
+        return self._archive.rows(part.topic, part.topic_id, self.snapshot)
+
+    def scan(
+        self, stream: Stream, columns: Sequence[str], span: Span = ALL_TIME
+    ) -> Iterator[tuple[int, pl.DataFrame]]:
+        """Yield the rows in the span."""
+        part = self._part(stream)
+        for partition, frame in self._archive.scan(
+            part.topic,
+            part.topic_id,
+            columns=columns,
+            snapshot=self.snapshot,
+            ts_from_us=span[0],
+            ts_before_us=span[1],
+            stretches=self._stretches.get(stream.topic),
+            batch_rows=_BATCH_ROWS,
+        ):
+            yield partition, frame.select(*SYSTEM_COLUMNS, *columns)
+
+
+class WholeHistory:
+    """The archive, and above its end the log: everything there is now."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        archive: Archive,
+        log: Log,
+        starts: Mapping[str, Start],
+        namespace: str,
+    ) -> None:
+        ids = {name: log.topic(name).id for name in plan.streams}
+        stretches: dict[str, dict[int, tuple[int, int]]] = {name: {} for name in ids}
+        after: dict[str, dict[int, int]] = {name: {} for name in ids}
         # Positions before the snapshot: what is archived from here on is read from the log.
-        for name, topic_id in self._ids.items():
+        for name, topic_id in ids.items():
             for partition in range(log.topic(name).partitions):
                 done = archive.position(name, topic_id, partition)
                 if done is not None:
@@ -104,28 +202,23 @@ class ArchiveEvents:
                     # From its own beginning: a stream that was made to begin anew keeps its past.
                     begins = archive.beginning(name, topic_id, partition)
                     first = done if begins is None else begins.after_offset
-                    self._stretches[name][partition] = (first, done)
-        self._snapshot = archive.snapshot(self._ids)
-        self._tail = LogEvents(log, starts, after=after)
+                    stretches[name][partition] = (first, done)
+        self._archived = ArchiveEvents(archive, archive.snapshot(ids), stretches=stretches)
+        self._tail = LogEvents(log, starts, namespace, after=after)
 
     def rows(self, stream: Stream) -> int:
         """Return how many rows and records there are."""
-        topic_id = self._ids[stream.topic]
-        return self._archive.rows(stream.topic, topic_id, self._snapshot) + self._tail.rows(stream)
+        return self._archived.rows(stream) + self._tail.rows(stream)
 
-    def scan(self, stream: Stream, columns: Sequence[str]) -> Iterator[tuple[int, pl.DataFrame]]:
+    def frontier_us(self, stream: Stream) -> None:
+        """Return None: with the log nothing is missing."""
+
+    def scan(
+        self, stream: Stream, columns: Sequence[str], span: Span = ALL_TIME
+    ) -> Iterator[tuple[int, pl.DataFrame]]:
         """Yield the archive's rows, then the log's."""
-        topic_id = self._ids[stream.topic]
-        for partition, frame in self._archive.scan(
-            stream.topic,
-            topic_id,
-            columns=columns,
-            snapshot=self._snapshot,
-            stretches=self._stretches[stream.topic],
-            batch_rows=_BATCH_ROWS,
-        ):
-            yield partition, frame.select(*SYSTEM_COLUMNS, *columns)
-        yield from self._tail.scan(stream, columns)
+        yield from self._archived.scan(stream, columns, span)
+        yield from self._tail.scan(stream, columns, span)
 
 
 class ParquetEvents:
@@ -174,7 +267,15 @@ class ParquetEvents:
         """Return how many rows there are."""
         return int(self._frame(stream).select(pl.len()).collect().item())
 
-    def scan(self, stream: Stream, columns: Sequence[str]) -> Iterator[tuple[int, pl.DataFrame]]:
+    def frontier_us(self, stream: Stream) -> None:
+        """Return None: what is given is taken as all there is."""
+
+    def scan(
+        self,
+        stream: Stream,
+        columns: Sequence[str],
+        span: Span = ALL_TIME,  # noqa: ARG002 - frames are cheap to read whole
+    ) -> Iterator[tuple[int, pl.DataFrame]]:
         """Yield the rows with an event time; the arrival is the event time.
 
         Rows without one, or outside the years 1 to 9999, are left out as ingest leaves them out.

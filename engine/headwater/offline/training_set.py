@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from headwater.errors import did_you_mean
 from headwater.flow.answer import RequestError
 from headwater.flow.inputs import coerced
-from headwater.offline.buckets import Buckets, Sight
+from headwater.offline.buckets import MEMORY_BUDGET_BYTES, Buckets, Sight
+from headwater.offline.frontier import check_frontier, frontier_of
 from headwater.offline.point_in_time import Events, Reads, features_at, no_events
 from headwater.state.events import feature_columns
 from headwater.state.group import Values
@@ -20,14 +19,14 @@ from headwater.state.key_index import KeyIndex
 from headwater.state.keys import Keys, canonical_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
-    from headwater.offline.sources import EventSource
+    from headwater.offline.sources import EventSource, Span
     from headwater.plan.plan import Plan, ServicePlan, ViewPlan
 
-__all__ = ["service_columns", "training_set", "view_values"]
+__all__ = ["service_columns", "spine_frame", "spine_times", "training_set", "view_values"]
 
 AS_OF = ("event", "arrival")
 
@@ -40,28 +39,30 @@ def training_set(
     time: str,
     source: EventSource,
     as_of: str = "event",
-    progress: bool = False,
+    memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
+    advance: Callable[[int], None] = lambda _events: None,
 ) -> pl.LazyFrame:
     """Return the spine's rows, in order, with the service's features at each row's time.
 
     With `as_of="event"` a row sees the events before its time, however late they came; with
-    "arrival" only those that had also arrived by then. Raises RequestError for a spine without
-    the entities' keys, request inputs, or a datetime column `time` with a time zone.
+    "arrival" only those that had also arrived by then. Events beyond `memory_budget_bytes` wait
+    their turn on disk; `advance` is told of each batch that was read. Raises RequestError for a
+    spine without the entities' keys, request inputs, or a datetime column `time` with a time zone,
+    and FrontierError for rows that history doesn't reach.
     """
     found = plan.service(service)
-    rows = _frame(spine)
+    rows = spine_frame(spine)
     if as_of not in AS_OF:
         msg = f'as_of "{as_of}" is neither "event" nor "arrival".{did_you_mean(as_of, AS_OF)}'
         raise RequestError(msg)
-    times = _times(rows, time)
+    times = spine_times(rows, time)
+    check_frontier(times, frontier_of(found, source))
     inputs = _inputs(rows, found)
     values: dict[str, list[pl.Series]] = {}
     for view in found.views:
-        total = source.rows(view.stream)
-        with _bar(f"{view.view.name}: events", total, shown=progress) as advance:
-            keys = canonical_keys(inputs, view.entity.key)
-            sight = _sight(as_of, times)
-            got = view_values(view, keys, times, sight, source, events=total, advance=advance)
+        keys = canonical_keys(inputs, view.entity.key)
+        sight = _sight(as_of, times)
+        got = view_values(view, keys, times, sight, source, memory_budget_bytes, advance)
         values[view.view.name] = feature_columns(view.layout, view.feature_names, got)
     columns = service_columns(found, inputs, values)
     clash = [column.name for column in columns if column.name in rows.columns]
@@ -77,13 +78,12 @@ def view_values(
     times: NDArray[np.int64],
     sight: Sight,
     source: EventSource,
-    *,
-    events: int,
+    memory_budget_bytes: int,
     advance: Callable[[int], None],
 ) -> Values:
     """Return a view's features for keys at `times` (n, µs), reading history once.
 
-    `events` is about how many the source has; `advance` is told of each batch of them.
+    What is before the windows of all of them, or after, isn't read where the source can tell.
     """
     index = KeyIndex(max(16, len(keys)))
     slots = index.find_or_add(keys)
@@ -99,8 +99,11 @@ def view_values(
         result.valid[rows] = part.valid
         result.found[rows] = part.found
 
-    with Buckets(view, index, sight.visible, events=events) as buckets:
-        buckets.read(source, advance)
+    events = source.rows(view.stream)
+    with Buckets(
+        view, index, sight.visible, events=events, memory_budget_bytes=memory_budget_bytes
+    ) as buckets:
+        buckets.read(source, _span(view, times), advance)
         for bucket in buckets:
             first, last = buckets.bounds(bucket)
             rows = np.flatnonzero((slots >= first) & (slots < last))
@@ -115,6 +118,19 @@ def view_values(
     return result
 
 
+def _span(view: ViewPlan, times: NDArray[np.int64]) -> Span:
+    """Return the event times that reads at `times` may see."""
+    if not len(times):
+        return (0, 0)
+    earliest, latest = int(times.min()), int(times.max())
+    edges: list[int] = []
+    for width, hop in view.layout.table.windows.tolist():
+        if width < 0:  # a lifetime
+            return (None, latest)
+        edges.append((earliest - width) // hop * hop if hop else earliest - width)
+    return (min(edges), latest)
+
+
 def _sight(as_of: str, times: NDArray[np.int64]) -> Sight:
     if as_of == "event":
         return Sight(times, lambda events: events.times, ages=True)
@@ -122,7 +138,8 @@ def _sight(as_of: str, times: NDArray[np.int64]) -> Sight:
     return Sight(times + 1, lambda events: np.maximum(events.times + 1, events.arrivals), ages=True)
 
 
-def _times(rows: pl.DataFrame, time: str) -> NDArray[np.int64]:
+def spine_times(rows: pl.DataFrame, time: str) -> NDArray[np.int64]:
+    """Return the times of a spine (n, µs); RequestError if its column isn't one of times."""
     if time not in rows.columns:
         msg = f'spine: no time column "{time}".{did_you_mean(time, rows.columns)}'
         raise RequestError(msg)
@@ -145,7 +162,7 @@ def _times(rows: pl.DataFrame, time: str) -> NDArray[np.int64]:
     return series.dt.cast_time_unit("us").to_physical().to_numpy()
 
 
-def _frame(spine: pl.DataFrame | pl.LazyFrame | Mapping[str, object] | object) -> pl.DataFrame:
+def spine_frame(spine: pl.DataFrame | pl.LazyFrame | Mapping[str, object] | object) -> pl.DataFrame:
     """Return a spine as a frame: Polars, pandas or a dictionary of columns."""
     if isinstance(spine, pl.LazyFrame):
         return spine.collect()
@@ -191,15 +208,3 @@ def service_columns(
         parts += [frame[name] for name in part.outputs]  # type: ignore[union-attr]
     names = found.service.column_names()
     return [column.alias(name) for column, name in zip(parts, names, strict=True)]
-
-
-@contextmanager
-def _bar(what: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on a terminal, where one was asked for."""
-    if not shown:
-        yield lambda _rows: None
-        return
-    columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda rows: bar.advance(task, rows)

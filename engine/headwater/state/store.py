@@ -25,7 +25,7 @@ from headwater.state.loading import Loading  # noqa: TC001 - msgspec reads it
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
 
-__all__ = ["Mark", "Store", "Stores", "check_unused"]
+__all__ = ["Mark", "Store", "Stores", "check_unused", "temporary_folder"]
 
 _MARK = b"\x00mark"
 _WRITE_BUFFER_BYTES = 16 << 20
@@ -158,7 +158,7 @@ class Stores:
         ConfigError if it should be a temporary one and there is no place for that.
         """
         if self._folder is None:
-            self._temporary = _temporary_folder()
+            self._temporary = temporary_folder()
             self._folder = Path(self._temporary.name)
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder / f"shard-{shard:03}"
@@ -179,7 +179,8 @@ class Stores:
             self._folder = None
 
 
-def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+def temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """Make a folder that goes with what is returned; ConfigError where there is no place."""
     try:
         return tempfile.TemporaryDirectory(prefix="headwater-")
     except OSError as error:

@@ -50,6 +50,7 @@ class _Embedded:
     def __init__(self, store: LocalStore, client: Client) -> None:
         self.plan = store.plan
         self.log = store.log
+        self.namespace = _SETTINGS.namespace
         self.exchange = store.worker.exchange
         self.starts: Mapping[str, Start] = store.worker.starts
         self.clients: Sequence[Client] = (client,)

@@ -22,7 +22,7 @@ from headwater.cli.status import ask_worker
 from headwater.config import load_config
 from headwater.errors import ConfigError, HeadwaterError, NotFoundError
 from headwater.flow.plans_topic import PlansTopic
-from headwater.offline.sources import ArchiveEvents
+from headwater.offline.sources import WholeHistory
 from headwater.offline.training_set import training_set
 from headwater.plan.plan import compile_plan
 from headwater_connectors.archive.archive import Archive
@@ -171,7 +171,7 @@ class _Kafka:
         self.exchange = ""
         self.starts: Mapping[str, Start] = {}
         self.clients: Sequence[Client] = ()
-        self._namespace = config.namespace
+        self.namespace = config.namespace
         self._archive = config.worker.archive
         self._folder = folder
         self._port = port
@@ -201,7 +201,7 @@ class _Kafka:
         """Delete every topic that the demo has made."""
         ours = {*self.plan.streams, *map(dead_letter_topic, self.plan.streams)}
         for topic in self.log.topics():
-            if topic.name in ours or topic.name.startswith(f"{self._namespace}."):
+            if topic.name in ours or topic.name.startswith(f"{self.namespace}."):
                 self.log.delete_topic(topic.name)
 
     def start_workers(self) -> None:
@@ -211,7 +211,7 @@ class _Kafka:
         found = self._wait_running(_WORKERS)
         self._connect(found)
         self.exchange = next(task.topic for task in found.tasks if task.kind == "shard")
-        agreed = PlansTopic(self.log, self._namespace).starts
+        agreed = PlansTopic(self.log, self.namespace).starts
         self.starts = {name: agreed[name].start for name in self.plan.streams}
 
     def push(self, topic: str, values: Sequence[bytes]) -> None:
@@ -222,7 +222,7 @@ class _Kafka:
         self._pushed_at = time.monotonic()
 
     def taken_in(self) -> int:
-        group = f"{self._namespace}.ingest"
+        group = f"{self.namespace}.ingest"
         return sum(sum(committed(self._kafka, group, name).values()) for name in self.plan.streams)
 
     def interrupt(self, pushed: int) -> None:
@@ -260,7 +260,7 @@ class _Kafka:
     def training_set(self, spine: pl.DataFrame, time: str) -> pl.DataFrame:
         assert self._archive is not None
         archive = Archive(FolderBlobs(self._archive), stamp=str(self.plan.stamp))
-        source = ArchiveEvents(self.plan, archive, self.log, self.starts)
+        source = WholeHistory(self.plan, archive, self.log, self.starts, self.namespace)
         found = training_set(self.plan, delay_model.name, spine, time=time, source=source)
         return found.collect()
 
@@ -303,7 +303,7 @@ class _Kafka:
             asked_at = time.monotonic()
             # There is no such namespace before its first worker is up.
             with suppress(NotFoundError):
-                found = overview_of(self._kafka, self._namespace, ask_worker)
+                found = overview_of(self._kafka, self.namespace, ask_worker)
                 if holds(found, asked_at):
                     return found
             self._rest(what, deadline, _LOOK_S)

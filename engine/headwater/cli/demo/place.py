@@ -37,6 +37,7 @@ class Place(Protocol):
 
     plan: Plan
     log: Log
+    namespace: str
     exchange: str  # the topic
     starts: Mapping[str, Start]  # by stream
     clients: Sequence[Client]  # each of them answers any read, as long as it is there

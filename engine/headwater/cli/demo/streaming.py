@@ -207,7 +207,7 @@ def compare_in_between(place: Place, streamed: Streamed, count: Compared) -> Non
         place.plan,
         SERVICE,
         served,
-        source=LogEvents(place.log, place.starts),
+        source=LogEvents(place.log, place.starts, place.namespace),
         order=order,
         topic_ids={name: place.log.topic(name).id for name in place.plan.streams},
     )
