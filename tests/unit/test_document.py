@@ -11,6 +11,7 @@ import pytest
 from harness import clicks_plan
 
 import headwater as hw
+from headwater.definitions import expression
 from headwater.errors import DefinitionError, StateError
 from headwater.plan import document
 from headwater.plan.document import read_document, write_document
@@ -53,6 +54,13 @@ def changed(change: Any) -> bytes:
 def test_equal_definitions_give_equal_documents() -> None:
     assert written() == written()
     assert write_document(clicks_plan(), "a") != write_document(clicks_plan(), "b")
+
+
+def test_logic_that_is_known_is_not_probed_again(monkeypatch) -> None:
+    content = written()
+    read_document(content, "shop")
+    monkeypatch.setattr(expression, "find_leak", None)
+    assert read_document(content, "shop").views.keys() == {"by_user@1"}
 
 
 def test_a_byte_that_was_changed_or_lost_is_noticed() -> None:

@@ -6,8 +6,10 @@ raises is found by bisecting and left out; it never changes or stops the others.
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
@@ -90,25 +92,34 @@ def check_row_wise(
         raise DefinitionError(f"{where}: {expr!r} is not a Polars expression such as pl.col(…) > 0")
     try:
         tree = expression_tree(expr)
+        content = expr.meta.serialize()
+        return _row_wise_dtype(content, tree, tuple(schema.items()), seed)
     except RefusedError as error:
         raise DefinitionError(f"{where}: {error}") from error
+
+
+# A worker that follows a plan reads all of it again with every change, mostly what it knows.
+@lru_cache(4_096)
+def _row_wise_dtype(
+    content: bytes, tree: Node, columns: tuple[tuple[str, pl.DataType], ...], seed: int
+) -> pl.DataType:
+    """Return the type of an expression in Polars' bytes; raise RefusedError without the place."""
+    expr, schema = pl.Expr.deserialize(io.BytesIO(content)), dict(columns)
     for column in tree.columns():
         if column not in schema:
-            raise DefinitionError(
-                f'{where}: unknown column "{column}".{did_you_mean(column, schema)}'
+            raise RefusedError(
+                f'unknown column "{column}".{did_you_mean(column, schema)}'
                 f" Columns: {', '.join(schema)}"
             )
     try:
         _check_types(tree, schema)
         dtype = _empty(schema).with_columns(expr.alias(_MASK)).schema[_MASK]
-    except RefusedError as error:
-        raise DefinitionError(f"{where}: {error}") from error
     except _ROW_ERRORS as error:
-        raise DefinitionError(f"{where}: {_reason(error)}, in {_brief(expr)}") from error
+        raise RefusedError(f"{_reason(error)}, in {_brief(expr)}") from error
     leak = _leak(expr, tree, schema, seed) if _separable(expr) else "Polars says so"
     if leak is not None:
         _, cure = node_reason("Agg")
-        raise DefinitionError(f"{where}: {_brief(expr)} is not row-wise ({leak}): it {cure}")
+        raise RefusedError(f"{_brief(expr)} is not row-wise ({leak}): it {cure}")
     return dtype
 
 
