@@ -1,7 +1,6 @@
 """A namespace on a real broker: events that go in, workers that are hurt, and what they must say.
 
-`Cluster` keeps account of every record, so that the oracle knows what a worker must answer;
-`Watch` reads all the while, and holds each answer to what the guard of reads promises.
+`Cluster` keeps account of every record, so that the oracle knows what a worker must answer.
 """
 
 from __future__ import annotations
@@ -14,14 +13,11 @@ from bisect import bisect_right
 from collections import Counter
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from cluster_features import (
-    LAST_US,
-    LIFETIME_COUNT,
     SECOND_US,
     SERVICE,
-    USERS,
     Features,
     Generator,
     Sent,
@@ -35,7 +31,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 import headwater as hw
 from headwater.flow.answer import UnavailableError
 from headwater_connectors.archive.archive import Archive
-from headwater_connectors.archive.blobs import FolderBlobs
+from headwater_connectors.archive.location import blobs_of
 from headwater_connectors.log.kafka import KafkaLog
 from headwater_connectors.log.kafka_groups import owners_of
 from headwater_connectors.log.log import LogUnreachableError
@@ -49,7 +45,15 @@ if TYPE_CHECKING:
 
     from headwater_connectors.log.kafka_producer import KafkaProducer
 
-__all__ = ["MAX_STALENESS_S", "PARTITIONS", "SHARDS", "Cluster", "Watch", "cluster"]
+__all__ = [
+    "MAX_STALENESS_S",
+    "PARTITIONS",
+    "PASSING",
+    "READ_TIMEOUT_S",
+    "SHARDS",
+    "Cluster",
+    "cluster",
+]
 
 PARTITIONS = 4
 SHARDS = 4
@@ -57,9 +61,9 @@ MAX_STALENESS_S = 4.0
 SESSION_TIMEOUT_MS = 6_000  # the least that a broker takes
 _BURST_ROWS = 30
 _BURST_EVERY_S = 0.1
-_READ_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 10.0
 # Answers in which nothing is wrong: there is none, or it says that it may be old.
-_PASSING = (DeadlineError, UnavailableError, UnreachableError)
+PASSING = (DeadlineError, UnavailableError, UnreachableError)
 
 
 @dataclass
@@ -104,7 +108,10 @@ class Cluster:
         seed: int = 1,
         read_back_s: float = 60.0,
         memory_budget_bytes: int = 64 << 20,
+        place: str = "",
+        object_store: Mapping[str, str] | None = None,
     ) -> None:
+        self.place, self.object_store = place or f"{folder}/shared", object_store or {}
         name = uuid.uuid4().hex[:8]
         self.namespace, self.topic = f"ns-{name}", f"payments-{name}"
         self.folder = folder
@@ -130,18 +137,22 @@ class Cluster:
             f'from cluster_features import service_of\n\nservice = service_of("{self.topic}")\n'
         )
         (self.folder / "definitions.py").write_text(definitions, encoding="utf-8")
+        options = "\n".join(f'"{k}" = "{v}"' for k, v in self.object_store.items())
         settings = f"""
             namespace = "{self.namespace}"
             [kafka]
             bootstrap_servers = "{bootstrap_servers}"
             [worker]
             state = "state"
-            archive = "archive"
+            archive = "{self.place}/archive"
+            checkpoints = "{self.place}/checkpoints"
             shards = {SHARDS}
             read_back_s = {self.read_back_s}
             session_timeout_ms = {SESSION_TIMEOUT_MS}
             max_staleness_ms = {int(MAX_STALENESS_S * 1_000)}
             memory_budget_bytes = {memory_budget_bytes}
+            [object_store]
+            {options}
         """
         (self.folder / "headwater.toml").write_text(settings, encoding="utf-8")
 
@@ -320,13 +331,13 @@ class Cluster:
         last_at = self.account.acked_at[-1] if self.account.acked_at else 0.0
         deadline = time.monotonic() + PATIENCE_S
         said = "nothing"
-        with hw.connect(target, timeout_s=_READ_TIMEOUT_S) as store:
+        with hw.connect(target, timeout_s=READ_TIMEOUT_S) as store:
             while time.monotonic() < deadline:
                 worker.check()
                 asked_at = time.monotonic()
                 try:
                     answer = store.answer(SERVICE, at=moment(t), **self._inputs())
-                except _PASSING as error:
+                except PASSING as error:
                     said = str(error)
                     time.sleep(0.2)
                     continue
@@ -381,11 +392,10 @@ class Cluster:
         Call it when the workers have stopped: they have written what they had. One that stops amid
         a hand-over leaves the rest to whoever comes next.
         """
-        archive = Archive(FolderBlobs(self.folder / "archive"), stamp="")
+        archive = Archive(blobs_of(f"{self.place}/archive", self.object_store), stamp="")
         topic_id = self.log.topic(self.topic).id
-        sent: dict[int, list[Sent]] = {p: [] for p in range(self.partitions)}
-        for one in self._known():
-            sent[one.partition].append(one)
+        known = self._known()
+        sent = {p: [one for one in known if one.partition == p] for p in range(self.partitions)}
         ends = {partition: mine[-1].offset for partition, mine in sent.items() if mine}
 
         def is_whole() -> bool:
@@ -414,86 +424,3 @@ def cluster(broker: Broker, folder: Path, **settings: Any) -> Iterator[Cluster]:
     """Return a cluster; in the end nothing of it runs, whatever has happened."""
     with closing(Cluster(broker, folder, **settings)) as made:
         yield made
-
-
-class Watch:
-    """Reads of one worker all the while: none is ever wrong, and none is old without saying so.
-
-    Every answer is held to what had been acknowledged `max_staleness` before it was asked for, and
-    to what had been sent when it came.
-    """
-
-    def __init__(
-        self, cluster: Cluster, target: str, *, threads: int = 1, timeout_s: float = _READ_TIMEOUT_S
-    ) -> None:
-        self._cluster = cluster
-        self._target = target
-        self._timeout_s = timeout_s
-        self._done = threading.Event()
-        self._lock = threading.Lock()
-        self.answers: Counter[str] = Counter()  # by kind: fresh, STALE, or an error's name
-        self.fresh_at = 0.0  # when the last fresh answer had been asked for
-        self._wrong: list[str] = []
-        self._threads = [
-            threading.Thread(target=self._read_on, name="watch", daemon=True)
-            for _ in range(threads)
-        ]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        for thread in self._threads:
-            thread.join(PATIENCE_S)
-        assert not self._wrong, (self._target, self._wrong[:5], self.answers)
-
-    def wait_for(self, kind: str, more: int = 1) -> None:
-        """Return when there are more answers of a kind than now."""
-        wanted = self.answers[kind] + more
-        wait_until(lambda: self.answers[kind] >= wanted, lambda: f"{kind} among {self.answers}")
-
-    def _read_on(self) -> None:
-        with hw.connect(self._target, timeout_s=self._timeout_s) as store:
-            while not self._done.is_set() and not self._wrong:
-                try:
-                    self._read(store)
-                except Exception as error:  # noqa: BLE001 - raised at the end, by the test
-                    with self._lock:
-                        self._wrong.append(f"{type(error).__name__}: {error}")
-                self._done.wait(0.1)
-
-    def _read(self, store: Any) -> None:
-        asked_at = time.monotonic()
-        try:
-            answer = store.answer([LIFETIME_COUNT], user=USERS, at=moment(LAST_US))
-        except _PASSING as error:
-            self._note(type(error).__name__)
-            return
-        came_at = time.monotonic()
-        (statuses,) = answer.statuses.values()
-        counts = answer.to_polars().to_series().to_list()
-        account = self._cluster.account
-        least, most = account.least(asked_at - MAX_STALENESS_S), account.most(came_at)
-        for user, count, status in zip(USERS, counts, statuses, strict=True):
-            is_right = least[user] <= (count or 0) <= most[user]
-            if status == "STALE":
-                # Old, or nobody could be asked; but never more than there is.
-                is_right = (count or 0) <= most[user]
-            if not is_right or status not in {"PRESENT", "NOT_FOUND", "STALE"}:
-                self._wrong.append(
-                    f"{user}: {count} {status}, not {least[user]} to {most[user]}; asked at"
-                    f" {asked_at:.1f}, answered at {came_at:.1f}"
-                )
-        if "STALE" in statuses:
-            self._note("STALE")
-        else:
-            with self._lock:
-                self.fresh_at = max(self.fresh_at, asked_at)
-            self._note("fresh")
-
-    def _note(self, kind: str) -> None:
-        with self._lock:
-            self.answers[kind] += 1

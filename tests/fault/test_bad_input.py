@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import kafka_broker
 import pytest
 from cluster_features import SECOND_US
-from cluster_harness import SHARDS, Watch
+from cluster_harness import SHARDS
 from cluster_process import run_headwater, wait_until
+from watch import Watch
 
 from headwater.flow.dead_letter_frame import dead_letter_frame
 

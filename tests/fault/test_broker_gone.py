@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster_harness import Watch
+from watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from cluster_harness import PARTITIONS, Watch
+from cluster_harness import PARTITIONS
+from watch import Watch
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(600)]
 
