@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections import Counter
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster_features import (
@@ -39,7 +40,6 @@ from headwater_serving.codes import DeadlineError, UnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from kafka_broker import Broker
 
@@ -273,7 +273,7 @@ class Cluster:
 
     def wait_stored(self) -> None:
         """Return when every shard has a checkpoint where other workers find it."""
-        found = (self.folder / "state" / "checkpoints").rglob
+        found = Path(self.place, "checkpoints").rglob
         wait_until(lambda: len({p.parents[1] for p in found("manifests/*")}) == SHARDS, "stored")
 
     def read(self) -> int:
