@@ -20,6 +20,7 @@ from headwater.flow.evaluate import Run, evaluate
 from headwater.flow.exchange import wires_of
 from headwater.flow.metrics import Metrics
 from headwater.flow.reader import ShardReader
+from headwater.flow.running import CurrentPlan
 from headwater.flow.settings import WorkerSettings
 from headwater.kernels.rows import NO_HORIZON
 from headwater.state.memory import Memory
@@ -67,7 +68,11 @@ class InMemory:
             for number in range(settings.shards)
         }
         self.reader = ShardReader(
-            plan, self.shards, self._memory, lambda: 0, complete_from={topic: NO_HORIZON}
+            CurrentPlan(plan),
+            self.shards,
+            self._memory,
+            lambda: 0,
+            complete_from={topic: NO_HORIZON},
         )
 
     def batches(self, values: dict[int, list[bytes]], arrival_ms: int) -> list[Records]:

@@ -12,6 +12,7 @@ import polars as pl
 import headwater as hw
 from headwater.flow import plain_driver
 from headwater.flow.pipeline import Tick
+from headwater.flow.running import CurrentPlan
 from headwater.flow.settings import WorkerSettings
 from headwater.flow.starts import resolve_start
 from headwater.flow.worker import Worker
@@ -149,7 +150,7 @@ class Harness:
     def open(self) -> None:
         """Start a worker on what the log and the written checkpoints hold."""
         self.worker = Worker(
-            self.plan,
+            CurrentPlan(self.plan),
             self.log,
             self.settings,
             clock=lambda: self.now_us,

@@ -64,7 +64,7 @@ class Cluster:
         server = Server(None, port=0)  # type: ignore[arg-type]
         peers = _LatePeers(lambda: dict(self.owners), server)
         reader = ShardReader(
-            self.store.plan,
+            self.store.worker.current,
             shards,
             worker.memory,
             self.store.clock,

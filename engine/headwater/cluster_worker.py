@@ -24,6 +24,7 @@ from headwater.flow.lanes import Lanes
 from headwater.flow.membership import Shared
 from headwater.flow.orphans import Orphans
 from headwater.flow.plans_topic import PlansTopic
+from headwater.flow.running import CurrentPlan
 from headwater.flow.settings import WorkerSettings
 from headwater.flow.starts import resolve_start
 from headwater.flow.stream_reset import with_cure
@@ -166,7 +167,8 @@ class ClusterWorker:
         )
         starts = self._starts(topic)
         partitions = {name: self._log.topic(name).partitions for name in self._plan.streams}
-        lanes = Lanes(self._plan, starts, partitions)
+        current = CurrentPlan(self._plan)
+        lanes = Lanes(current, starts, partitions)
         guard = Guard(
             Freshness(self._boot_clock),
             lanes.of_view,
@@ -174,7 +176,7 @@ class ClusterWorker:
             on_stale=given.on_stale,
         )
         self._worker = Worker(
-            self._plan,
+            current,
             self._log,
             settings,
             clock=self._clock,

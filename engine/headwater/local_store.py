@@ -25,6 +25,7 @@ from headwater.flow.events import json_records
 from headwater.flow.inputs import input_columns, name_of_input, series_of
 from headwater.flow.local_folder import LocalFolder, local_settings
 from headwater.flow.replay import Replays
+from headwater.flow.running import CurrentPlan
 from headwater.flow.starts import Start, resolve_start, us_of
 from headwater.flow.worker import Worker
 from headwater.offline.progress import events_of, progress_bar
@@ -132,7 +133,7 @@ class LocalStore:
             folder.keep_starts({**known, **starts})
             archive = Archive(FolderBlobs(folder.archive), stamp=str(self.plan.stamp))
         return Worker(
-            self.plan,
+            CurrentPlan(self.plan),
             self.log,
             settings,
             clock=self.clock,

@@ -21,6 +21,7 @@ from headwater.flow.cluster_status import ClusterStatus
 from headwater.flow.freshness import Freshness, Guard
 from headwater.flow.lanes import Lanes
 from headwater.flow.membership import Alone, Shared
+from headwater.flow.running import CurrentPlan
 from headwater.flow.worker import Worker
 from headwater_connectors.log.log import LogUnreachableError
 
@@ -93,6 +94,7 @@ class Host:
     def open(self) -> None:
         """Start the worker."""
         profile, plan, log = self._profile, self.plan, self.log
+        current = CurrentPlan(plan)
         if profile.is_grouped:
             self.peers = HostPeers(
                 self,
@@ -103,12 +105,12 @@ class Host:
             )
         if profile.is_guarded:
             partitions = {name: log.topic(name).partitions for name in plan.streams}
-            lanes = Lanes(plan, self._starts, partitions)
+            lanes = Lanes(current, self._starts, partitions)
             freshness = Freshness(self.boot_clock)
             self.guard = Guard(freshness, lanes.of_view, profile.max_staleness_us)
         self.ahead = Later(self.fuse)
         self.worker = worker = Worker(
-            plan,
+            current,
             log,  # type: ignore[arg-type]
             profile.settings,
             clock=self.clock,

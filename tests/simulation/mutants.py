@@ -10,13 +10,13 @@ from msgspec.structs import replace
 
 from headwater.flow.backfill import Backfill
 from headwater.flow.checkpoints import Checkpoints
-from headwater.flow.exchange import parts_of
 from headwater.flow.freshness import Freshness, Guard
 from headwater.flow.ingest import Ingest
 from headwater.flow.publisher import Publisher
 from headwater.flow.shard_opener import ShardOpener
 from headwater.flow.shard_task import ShardTask
 from headwater.flow.shards import Shards
+from headwater.state.lane import parts_of
 from headwater.state.loading import Loading
 from headwater.state.shard import Shard
 from headwater_connectors.log.log import NotAMemberError

@@ -11,12 +11,12 @@ import polars as pl
 from simulation.workload import KEYS, SERVICE, keys_frame, view_values
 
 from headwater.flow.answer import Status
-from headwater.flow.exchange import lane_of
 from headwater.kernels.keys import shard_of
 from headwater.kernels.reference import Event, reference_value
 from headwater.offline.sources import LogEvents
 from headwater.offline.training_set import training_set
 from headwater.state.keys import canonical_keys
+from headwater.state.lane import lane_of
 
 if TYPE_CHECKING:
     from collections import Counter

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from headwater.flow.exchange import lane_of, split
+from headwater.flow.exchange import split
+from headwater.state.lane import lane_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

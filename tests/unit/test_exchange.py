@@ -11,9 +11,10 @@ from harness import clicks_plan
 
 import headwater as hw
 from headwater.errors import StateError
-from headwater.flow.exchange import Header, lane_of, split, wires_of
+from headwater.flow.exchange import Header, split, wires_of
 from headwater.plan.plan import compile_plan
 from headwater.state.keys import Keys, canonical_keys
+from headwater.state.lane import lane_of
 
 SCHEMA = {
     "text": pl.String,

@@ -14,6 +14,7 @@ import polars as pl
 import headwater as hw
 from headwater.flow.decode import Decoder
 from headwater.flow.history import History
+from headwater.flow.running import CurrentPlan
 from headwater.flow.settings import WorkerSettings
 from headwater.flow.starts import Start
 from headwater.plan.plan import compile_plan
@@ -175,7 +176,7 @@ def test_a_column_that_came_later_is_read_from_raw_records(tmp_path: Path) -> No
     plan = plan_of(WITH_CITY)
     starts = {"shops": Start(topic.id, {}, 0)}
     settings = WorkerSettings(namespace="test", shards=1)
-    history = History(plan, log, settings, starts, None, archive)
+    history = History(CurrentPlan(plan), log, settings, starts, None, archive)
     (binding,) = plan.bindings
     # The first 4 from raw records, the next from typed columns, the last from the topic.
     log.delete_records("shops", {0: 8})

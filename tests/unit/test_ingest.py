@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from harness import BASE_US, SECOND_US, SETTINGS, Harness, click, clicks_plan, records_of
 
-from headwater.flow.exchange import RECORD_BYTES_MAX, Header, lane_of, split, wires_of
+from headwater.flow.exchange import RECORD_BYTES_MAX, Header, split, wires_of
+from headwater.state.lane import lane_of
 from headwater_connectors.dead_letters import original_headers, read_context
 from headwater_connectors.log.log import DeliveryError, DeliveryFailure
 

@@ -55,7 +55,7 @@ def entities() -> list[EntityRows]:
 def reads_of(store: LocalStore, *numbers: int) -> ShardReads:
     worker = store.worker
     shards = {number: worker.shards[number] for number in numbers}
-    return ShardReads(store.plan, shards, worker.memory, shard_count=COUNT)
+    return ShardReads(worker.current, shards, worker.memory, shard_count=COUNT)
 
 
 class Others:
@@ -119,12 +119,12 @@ def unread(answer: RowsAnswer, entities: list[EntityRows]) -> set[int]:
 def test_rows_come_from_wherever_their_shards_are(
     store: LocalStore, entities: list[EntityRows]
 ) -> None:
-    whole = reads_of(store, *range(COUNT)).read(entities, T_US)
+    whole = reads_of(store, *range(COUNT)).read(store.plan, entities, T_US)
     for here in ([], [0], [1, 3], [0, 1, 2, 3]):
         elsewhere = {n: f"w{n % 2}" for n in range(COUNT) if n not in here}
         peers = Others(store, elsewhere)
         router = RowRouter(reads_of(store, *here), peers)
-        answer = router.read(entities, T_US)
+        answer = router.read(store.plan, entities, T_US)
         assert equal(answer, whole)
         assert dict(answer.offsets) == dict(whole.offsets)
         assert len(peers.asked) == len(set(elsewhere.values()))
@@ -137,7 +137,7 @@ def test_all_views_of_a_key_are_read_by_one_call(
 ) -> None:
     peers = Others(store, dict.fromkeys(range(COUNT), "w"))
     router = RowRouter(reads_of(store), peers)
-    router.read(entities, T_US)
+    router.read(store.plan, entities, T_US)
     assert peers.asked == [("w", 2 * len(USERS))]
     router.close()
 
@@ -145,7 +145,7 @@ def test_all_views_of_a_key_are_read_by_one_call(
 def test_without_peers_what_is_not_here_stays_unread(
     store: LocalStore, entities: list[EntityRows]
 ) -> None:
-    answer = RowRouter(reads_of(store, 0, 2), None).read(entities, T_US)
+    answer = RowRouter(reads_of(store, 0, 2), None).read(store.plan, entities, T_US)
     assert unread(answer, entities) == {1, 3}
     assert set(answer.offsets) == {0, 2}
 
@@ -154,7 +154,7 @@ def test_without_peers_what_is_not_here_stays_unread(
 def test_who_refuses_is_looked_up_anew_and_asked_once_more(
     store: LocalStore, entities: list[EntityRows], error: Exception
 ) -> None:
-    whole = reads_of(store, *range(COUNT)).read(entities, T_US)
+    whole = reads_of(store, *range(COUNT)).read(store.plan, entities, T_US)
     peers = Others(store, {0: "w0", 1: "w1", 2: "w2", 3: "w0"})
     peers.has["w9"] = reads_of(store, 1)
     peers.next_table = {**peers.table, 1: "w9"}
@@ -165,7 +165,7 @@ def test_who_refuses_is_looked_up_anew_and_asked_once_more(
 
     peers.before = fail
     router = RowRouter(reads_of(store), peers)
-    answer = router.read(entities, T_US)
+    answer = router.read(store.plan, entities, T_US)
     assert equal(answer, whole)
     assert sorted(target for target, _ in peers.asked) == ["w0", "w1", "w2", "w9"]
     # A worker that is gone is no sign that the table is wrong; one that says "not mine" is.
@@ -184,7 +184,7 @@ def test_after_the_second_refusal_rows_stay_unread_and_the_others_are_right(
 
     peers.before = fail
     router = RowRouter(reads_of(store, 0), peers)
-    answer = router.read(entities, T_US)
+    answer = router.read(store.plan, entities, T_US)
     assert unread(answer, entities) == {2}
     assert set(answer.offsets) == {0, 1, 3}
     assert [target for target, _ in peers.asked].count("w2") == 2
@@ -197,7 +197,7 @@ def test_a_shard_that_is_ours_by_the_table_and_not_here_is_not_asked_for_around_
     peers = Others(store, {1: "w1", 2: "w1", 3: "w1"})
     peers.table[0] = "me"
     router = RowRouter(reads_of(store), peers)
-    answer = router.read(entities, T_US)
+    answer = router.read(store.plan, entities, T_US)
     assert unread(answer, entities) == {0}
     assert {target for target, _ in peers.asked} == {"w1"}
     assert peers.refreshes == [True]
@@ -207,7 +207,7 @@ def test_a_shard_that_is_ours_by_the_table_and_not_here_is_not_asked_for_around_
 def test_a_shard_that_goes_while_it_is_read_is_found_at_its_new_owner(
     store: LocalStore, entities: list[EntityRows]
 ) -> None:
-    whole = reads_of(store, *range(COUNT)).read(entities, T_US)
+    whole = reads_of(store, *range(COUNT)).read(store.plan, entities, T_US)
     mine = reads_of(store, *range(COUNT))
     peers = Others(store, {2: "w"})
 
@@ -223,7 +223,7 @@ def test_a_shard_that_goes_while_it_is_read_is_found_at_its_new_owner(
 
     mine.shards = Going(mine.shards)
     router = RowRouter(mine, peers)
-    assert equal(router.read(entities, T_US), whole)
+    assert equal(router.read(store.plan, entities, T_US), whole)
     assert {target for target, _ in peers.asked} == {"w"}
     router.close()
 
@@ -234,7 +234,7 @@ def test_peers_are_asked_at_the_same_time(store: LocalStore, entities: list[Enti
     peers.before = lambda _: together.wait(20)
     router = RowRouter(reads_of(store), peers, timeout_s=40.0)
     peers.read = _lenient(peers)  # type: ignore[method-assign]
-    assert not unread(router.read(entities, T_US), entities)
+    assert not unread(router.read(store.plan, entities, T_US), entities)
     router.close()
 
 
@@ -259,7 +259,7 @@ def test_a_peer_that_never_answers_costs_its_rows_and_no_more_than_the_time_allo
 
     peers.before = hang
     router = RowRouter(reads_of(store, 0), peers, timeout_s=1.0)
-    answer = router.read(entities, T_US)
+    answer = router.read(store.plan, entities, T_US)
     assert not release.is_set()
     assert unread(answer, entities) == {2, 3}
     release.set()
@@ -278,7 +278,7 @@ def test_an_error_that_asking_again_does_not_cure_is_raised(
     peers.before = refuse
     router = RowRouter(reads_of(store, 0), peers)
     with pytest.raises(HeadwaterError, match="too many rows"):
-        router.read(entities, T_US)
+        router.read(store.plan, entities, T_US)
     router.close()
 
 
@@ -295,13 +295,13 @@ def test_an_answer_of_another_shape_is_not_believed(
 
     peers.has["w"] = Wrong()  # type: ignore[assignment]
     router = RowRouter(reads_of(store), peers)
-    assert unread(router.read(entities, T_US), entities) == set(range(COUNT))
+    assert unread(router.read(store.plan, entities, T_US), entities) == set(range(COUNT))
     router.close()
 
 
 def test_no_rows_are_an_empty_answer(store: LocalStore, entities: list[EntityRows]) -> None:
     none = [one.take(np.empty(0, np.int64)) for one in entities]
-    answer = RowRouter(reads_of(store), None).read(none, T_US)
+    answer = RowRouter(reads_of(store), None).read(store.plan, none, T_US)
     assert dict(answer.offsets) == {}
     assert answer.views["by_user@1"].values.bits.shape[0] == 0
 

@@ -15,9 +15,10 @@ from harness import BASE_US, SECOND_US, SETTINGS, Harness, click, clicks_plan
 import headwater as hw
 from headwater.errors import StateError
 from headwater.flow import shard_task
-from headwater.flow.exchange import Header, lane_of, wires_of
+from headwater.flow.exchange import Header, wires_of
 from headwater.plan.plan import compile_plan
 from headwater.state.group import Group
+from headwater.state.lane import lane_of
 from headwater_connectors.log.log import OffsetLostError
 
 if TYPE_CHECKING:

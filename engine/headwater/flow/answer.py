@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-__all__ = ["Answer", "RequestError", "ServiceInfo", "Status", "UnavailableError"]
+__all__ = [
+    "Answer",
+    "PlanChangedError",
+    "RequestError",
+    "ServiceInfo",
+    "Status",
+    "UnavailableError",
+]
 
 
 class RequestError(HeadwaterError, ValueError):
@@ -26,6 +33,10 @@ class RequestError(HeadwaterError, ValueError):
 
 class UnavailableError(HeadwaterError):
     """What is asked for can't be read now: too old, on its way to another worker; try again."""
+
+
+class PlanChangedError(UnavailableError):
+    """Another plan came between the description of what is asked for and its read; ask again."""
 
 
 class Status(enum.IntEnum):

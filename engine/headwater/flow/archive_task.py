@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from headwater.flow.decode import Decoder
     from headwater.flow.metrics import Metrics
     from headwater.flow.pipeline import Batches
+    from headwater.flow.running import CurrentPlan
     from headwater.flow.starts import Start
     from headwater_connectors.archive.archive import Archive
     from headwater_connectors.log.log import Consumer, Records
@@ -63,6 +64,7 @@ class ArchiveTask:
         self,
         decoder: Decoder,
         topic_id: str,
+        current: CurrentPlan,
         *,
         archive: Archive,
         consumer: Consumer,
@@ -73,6 +75,7 @@ class ArchiveTask:
     ) -> None:
         self._decoder = decoder
         self._stream = decoder.stream
+        self._current = current
         self._topic_id = topic_id
         self._archive = archive
         self._consumer = consumer
@@ -131,6 +134,7 @@ class ArchiveTask:
 
     def __call__(self, batches: Batches) -> Batches:
         """Take records in; write the partitions that are full or old enough."""
+        self._follow()
         ticks = []
         for batch in batches:
             if isinstance(batch, Tick):
@@ -152,6 +156,15 @@ class ArchiveTask:
             self.completed = wanted
         self._care.visit(sorted(self.archived), self._now_us)
         return ticks
+
+    def _follow(self) -> None:
+        """Go on with the columns of the plan that runs now, once the rows in hand are written."""
+        stream = self._current.plan.streams.get(self._stream.topic, self._stream)
+        if stream is self._stream or stream == self._stream:
+            return
+        self.flush()
+        if not self._pending:
+            self._decoder, self._stream = self._decoder.of(stream), stream
 
     def is_full(self) -> bool:
         """Whether a store that fails has left as many rows here as there may be."""

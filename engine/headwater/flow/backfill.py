@@ -10,14 +10,14 @@ import numpy as np
 
 from headwater.errors import HeadwaterError
 from headwater.flow.evaluate import Run, evaluate, evaluate_in_room, rows_at_once
-from headwater.flow.exchange import parts_of
 from headwater.flow.pipeline import Tick
 from headwater.logs import get_logger
 from headwater.state.arrow_views import int64_view
+from headwater.state.lane import lane_of, parts_of
 from headwater.state.loading import Stretch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from concurrent.futures import Executor, Future
 
     from headwater.flow.checkpoints import Checkpoints
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from headwater.flow.history import History, Past
     from headwater.flow.metrics import Metrics
     from headwater.flow.pipeline import Batches
+    from headwater.flow.running import CurrentPlan
     from headwater.flow.starts import Start
-    from headwater.plan.plan import Plan
     from headwater.state.memory import Memory
     from headwater.state.shard import Shard
 
@@ -54,7 +54,7 @@ class Backfill:
 
     def __init__(
         self,
-        plan: Plan,
+        current: CurrentPlan,
         shards: Mapping[int, Shard],
         memory: Memory,
         metrics: Metrics,
@@ -64,7 +64,7 @@ class Backfill:
         checkpoints: Checkpoints,
         ahead: Executor,
     ) -> None:
-        self._plan = plan
+        self._current = current
         self._shards = shards
         self._memory = memory
         self._metrics = metrics
@@ -72,32 +72,60 @@ class Backfill:
         self._starts = starts
         self._checkpoints = checkpoints
         self._ahead = ahead
-        self._rows_max = min(_PIECE_ROWS, rows_at_once(memory, len(plan.views)))
+        self._rows_max = min(_PIECE_ROWS, rows_at_once(memory, len(current.plan.views)))
         self._lane = ""  # which is being read
         self._pieces: Iterator[Past] | None = None
         self._next: Future[Past | None] | None = None
         self._failed_at_us: int | None = None
 
-    def begin(self, opened: list[Shard]) -> None:
-        """Say of shards that were just opened which views' past they lack, and where it ends."""
-        for shard in opened:
+    def begin(self, shards: Iterable[Shard]) -> None:
+        """Say of shards which views' past they lack, and where it ends.
+
+        They were just opened, or have adopted the plan that runs now.
+        """
+        for shard in shards:
+            awaited = self._awaited(shard)
             for view_id in sorted(shard.unbuilt):
-                shard.begin_loading(view_id, self._stretches(shard, view_id))
+                shard.begin_loading(view_id, self._stretches(shard, view_id, awaited))
             for view_id in list(shard.loading):
-                current = self._stretches(shard, view_id)
+                current = self._stretches(shard, view_id, awaited)
                 for lane in shard.loading[view_id].lanes.keys() - current.keys():
                     # Of a topic that was made again since: nobody can read its past any more.
                     shard.forgo(view_id, lane)
 
-    def _stretches(self, shard: Shard, view_id: str) -> dict[str, Stretch]:
+    def forget(self) -> None:
+        """Drop what is being read: of another plan, it may be of no use, or lack a column."""
+        self._pieces = self._next = None
+
+    def _stretches(self, shard: Shard, view_id: str, awaited: set[str]) -> dict[str, Stretch]:
         """Return each lane of a view with the offsets that were applied without it."""
-        view = self._plan.views[view_id]
+        view = self._current.plan.views[view_id]
         start = self._starts[view.stream.topic]
         found = {}
-        for lane, applied in shard.applied.items():
+        for lane in {*shard.applied, *awaited}:
             topic_id, binding, partition = parts_of(lane)
             if (topic_id, binding) == (start.topic_id, view.binding.id):
-                found[lane] = Stretch(start.position(partition) - 1, applied)
+                before = start.position(partition) - 1
+                found[lane] = Stretch(before, shard.applied.get(lane, before))
+        return found
+
+    def _awaited(self, shard: Shard) -> set[str]:
+        """Return the lanes whose first record will say where the past of their views ends.
+
+        That is so where nothing was applied of a lane and none of its views is there yet: what is
+        below that record is history. A view that is there already has begun at the lane's start.
+        """
+        found = set()
+        for binding, views in self._current.now.views.items():
+            start = self._starts[views[0].stream.topic]
+            for partition in start.positions:
+                lane = lane_of(start.topic_id, binding, partition)
+                if lane not in shard.applied and all(
+                    view.id in shard.unbuilt
+                    or (view.id in shard.loading and lane in shard.loading[view.id].lanes)
+                    for view in views
+                ):
+                    found.add(lane)
         return found
 
     @property
@@ -201,7 +229,7 @@ class Backfill:
         return [
             one
             for view_id, found in runs.items()
-            for one in evaluate([self._plan.views[view_id]], found, self._metrics)
+            for one in evaluate([self._current.plan.views[view_id]], found, self._metrics)
         ]
 
     def _wanted(self, past: Past) -> list[tuple[Shard, str, Stretch]]:

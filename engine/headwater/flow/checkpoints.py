@@ -122,7 +122,7 @@ class Checkpoints:
             taken = [
                 (shard, shard.begin_checkpoint())
                 for shard in self._shards.values()
-                if shard.next_offset > self._written_at.get(shard.number, -1)
+                if shard.unsaved or shard.next_offset > self._written_at.get(shard.number, -1)
             ]
         self._writing = self._executor.submit(self._write, taken, now_us)
 

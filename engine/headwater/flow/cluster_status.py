@@ -52,7 +52,9 @@ class ClusterStatus:
         freshness = self._guard.freshness
         stamp_us = freshness.now_us()
         # The lanes first: what is as fresh as the stamp is so over every lane there was then.
-        self._source_ends = {name: worker.log.end_offsets(name) for name in worker.plan.streams}
+        self._source_ends = {
+            name: worker.log.end_offsets(name) for name in worker.current.plan.streams
+        }
         self._lanes.learn({name: len(ends) for name, ends in self._source_ends.items()})
         self._exchange_ends = dict(enumerate(worker.log.end_offsets(worker.exchange)))
         freshness.observe(stamp_us, self._exchange_ends)

@@ -56,9 +56,14 @@ class Decoder:
     ) -> None:
         self.stream = stream
         self._namespace = namespace
+        self._registry = registry
         options = CodecOptions(stream.format.options(), registry)
         self._codec = CODECS[stream.format.name](stream.schema, VALUE_BYTES_MAX, options)
         self._time = stream.event_time.microseconds(stream.schema).alias("__ts")
+
+    def of(self, stream: Stream) -> Decoder:
+        """Return a decoder of another definition of the stream."""
+        return Decoder(stream, self._namespace, self._registry)
 
     def decode(self, records: Records) -> Rows:
         """Return the rows that decode, in order, and a reject for each record that doesn't."""

@@ -6,6 +6,7 @@ its schema (nothing for a progress record). Rows are ordered by source offset.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 from headwater.errors import StateError
 from headwater.kernels.keys import partition_rows, shard_of
 from headwater.state.keys import canonical_keys
+from headwater.state.lane import lane_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,8 +34,6 @@ __all__ = [
     "Header",
     "Keyed",
     "Wire",
-    "lane_of",
-    "parts_of",
     "split",
     "wires_of",
 ]
@@ -58,23 +58,12 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     at_end: bool  # the source had nothing more when it was asked for its end
     format: int = _FORMAT
     after_offset: int = -1  # where the exchange ended, for this shard, before that was asked
+    columns: str = ""  # `Wire.columns`; nothing where the sender is of an earlier version
 
     @property
     def lane(self) -> str:
         """The lane this record belongs to."""
         return lane_of(self.topic_id, self.binding, self.partition)
-
-
-def lane_of(topic_id: str, binding: str, partition: int) -> str:
-    """Return the name of a lane: source topic id, binding and source partition."""
-    return f"{topic_id}|{binding}|{partition}"
-
-
-def parts_of(lane: str) -> tuple[str, str, int]:
-    """Return source topic id, binding and source partition of a lane."""
-    topic_id, rest = lane.split("|", 1)
-    binding, partition = rest.rsplit("|", 1)
-    return topic_id, binding, int(partition)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +92,7 @@ class Wire:
     binding: Binding
     stream: Stream
     schema: pa.Schema
+    columns: str  # a short name for the rows' columns and their types
 
     def keyed(self, frames: Sequence[pl.DataFrame], shards: int) -> Keyed:
         """Return decoded rows by run and shard: a frame is a run, together they cost one batch.
@@ -167,4 +157,6 @@ def wires_of(plan: Plan) -> dict[str, Wire]:
 def _wire(binding: Binding, stream: Stream) -> Wire:
     empty = pl.DataFrame(schema={"__offset": pl.Int64, "__ts": pl.Int64, **stream.schema})
     fields = empty.to_arrow(compat_level=pl.CompatLevel.oldest()).schema
-    return Wire(binding, stream, pa.schema([pa.field(KEY, pa.large_binary()), *fields]))
+    schema = pa.schema([pa.field(KEY, pa.large_binary()), *fields])
+    columns = f"{zlib.crc32(schema.to_string().encode()):08x}"
+    return Wire(binding, stream, schema, columns)

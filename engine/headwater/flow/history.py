@@ -14,7 +14,6 @@ import numpy as np
 import polars as pl
 
 from headwater.flow.decode import Decoder
-from headwater.flow.exchange import wires_of
 from headwater.flow.patience import patiently
 from headwater.state.events import SYSTEM_COLUMNS
 from headwater_connectors.log.log import Records
@@ -25,10 +24,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from headwater.definitions.stream import Stream
-    from headwater.flow.exchange import Keyed
+    from headwater.flow.exchange import Keyed, Wire
+    from headwater.flow.running import CurrentPlan
     from headwater.flow.settings import WorkerSettings
     from headwater.flow.starts import Start
-    from headwater.plan.plan import Plan
     from headwater_connectors.archive.archive import Archive
     from headwater_connectors.formats.schema_registry import RegistrySettings
     from headwater_connectors.log.log import Log
@@ -57,7 +56,7 @@ class History:
 
     def __init__(
         self,
-        plan: Plan,
+        current: CurrentPlan,
         log: Log,
         settings: WorkerSettings,
         starts: Mapping[str, Start],
@@ -68,25 +67,30 @@ class History:
         self._starts = starts
         self._shards = settings.shards
         self._archive = archive
-        self._wires = wires_of(plan)
-        self._decoders = {
-            topic: Decoder(stream, settings.namespace, registry)
-            for topic, stream in plan.streams.items()
-        }
+        self._current = current
+        self._namespace = settings.namespace
+        self._registry = registry
+        self._decoders: dict[str, Decoder] = {}
 
     def before(self, binding: str, partition: int) -> int:
         """Return the last offset of a partition that isn't part of its stream any more."""
-        return self._starts[self._wires[binding].stream.topic].position(partition) - 1
+        topic = self._current.now.wires[binding].stream.topic
+        return self._starts[topic].position(partition) - 1
 
     def read(
         self, binding: str, partition: int, stretch: tuple[int, int], *, rows_max: int
     ) -> Iterator[Past]:
-        """Yield what the offsets `(from, to]` of a partition hold, in pieces of `rows_max` rows.
+        """Return what the offsets `(from, to]` of a partition hold, in pieces of `rows_max` rows.
 
         Raises OffsetLostError where neither the archive nor the topic holds them any more. While
         the log can't be reached it waits: what asked for a stretch can't go on without it.
         """
-        wire = self._wires[binding]
+        # Looked up now: what is read later, on another thread, is of this plan all the same.
+        return self._read(self._current.now.wires[binding], partition, stretch, rows_max)
+
+    def _read(
+        self, wire: Wire, partition: int, stretch: tuple[int, int], rows_max: int
+    ) -> Iterator[Past]:
         done, last = stretch
         for frame, upto in self._frames(wire.stream, partition, stretch):
             for begin in range(0, max(1, frame.height), rows_max):
@@ -95,7 +99,7 @@ class History:
                 end = upto if is_last else int(part["__offset"][-1])
                 yield Past(done, end, wire.keyed([part], self._shards))
                 done = end
-        assert done >= last, f"history of {binding} ends at {done}, not at {last}"
+        assert done >= last, f"history of {wire.binding.id} ends at {done}, not at {last}"
 
     def _frames(
         self, stream: Stream, partition: int, stretch: tuple[int, int]
@@ -120,7 +124,7 @@ class History:
             while done < last:
                 poll = partial(consumer.poll, _POLL_RECORDS, _POLL_TIMEOUT_S)
                 for records in patiently(poll):
-                    frame = self._decoders[topic].decode(records).frame
+                    frame = self._decoder(stream).decode(records).frame
                     frame = frame[: int(frame["__offset"].search_sorted(last, side="right"))]
                     done = records.next_offset - 1
                     yield frame, min(done, last)
@@ -185,7 +189,13 @@ class History:
             values=batch["__raw"].to_list(),
             headers=[()] * batch.height,
         )
-        return self._decoders[stream.topic].decode(records).frame
+        return self._decoder(stream).decode(records).frame
+
+    def _decoder(self, stream: Stream) -> Decoder:
+        known = self._decoders.get(stream.topic)
+        if known is None or known.stream != stream:
+            known = self._decoders[stream.topic] = Decoder(stream, self._namespace, self._registry)
+        return known
 
 
 def _schema_of(stream: Stream) -> dict[str, pl.DataType]:

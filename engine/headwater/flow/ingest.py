@@ -28,7 +28,7 @@ _COMMIT_EVERY_US = 500_000
 
 
 class Ingest:
-    """The ingest stages of one source topic, over the partitions that are here.
+    """The ingest stage of one source topic, over the partitions that are here.
 
     With a `source_end` every shard hears of every lane as often as that is asked for, whether or
     not there are events; without, only of what is new.
@@ -88,6 +88,13 @@ class Ingest:
             if self._source_end is not None:
                 self._source_end.drop(partition)
             del self._next[partition], self._committed[partition]
+
+    def __call__(self, batches: Batches) -> Batches:
+        """Take records in, by the plan that runs now."""
+        stream = self._publisher.follow(self._next)
+        if stream is not None and stream != self._decoder.stream:
+            self._decoder = self._decoder.of(stream)
+        return self.publish(self.decode(batches))
 
     def decode(self, batches: Batches) -> Batches:
         """Decode records; what can't be a row goes to the dead letters."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from headwater.flow.exchange import RECORD_BYTES_MAX, Header, wires_of
+from headwater.flow.exchange import RECORD_BYTES_MAX, Header
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pyarrow as pa
 
+    from headwater.definitions.stream import Stream
     from headwater.flow.decode import Rows
     from headwater.flow.exchange import Wire
-    from headwater.plan.plan import Plan
+    from headwater.flow.running import CurrentPlan, Running
     from headwater_connectors.log.log import Producer, Topic
 
 __all__ = ["Publisher"]
@@ -36,7 +37,7 @@ class Publisher:
 
     def __init__(
         self,
-        plan: Plan,
+        current: CurrentPlan,
         topic: Topic,
         *,
         exchange: str,
@@ -44,14 +45,43 @@ class Publisher:
         producer: Producer,
         published: Callable[[int], None],
     ) -> None:
-        self._topic_id = topic.id
+        self._topic = topic
         self._exchange = exchange
         self._shards = shards
         self._producer = producer
         self._published = published
-        wires = wires_of(plan)
-        self._wires = [wires[binding.id] for binding in plan.bindings_of(topic.name)]
+        self._current = current
+        self._running = current.now
+        self._wires = self._wires_of(self._running)
         self._lanes: dict[int, list[_Lane]] = {}
+
+    def _wires_of(self, running: Running) -> list[Wire]:
+        bindings = running.plan.bindings_of(self._topic.name)
+        return [running.wires[binding.id] for binding in bindings]
+
+    def follow(self, positions: Mapping[int, int]) -> Stream | None:
+        """Go on with the lanes of the plan that runs now; return its definition of the stream.
+
+        New lanes begin at the next offsets of the partitions, and every shard is told so.
+        """
+        running = self._current.now
+        if running is not self._running:
+            self._adopt(running, positions)
+        return running.plan.streams.get(self._topic.name)
+
+    def _adopt(self, running: Running, positions: Mapping[int, int]) -> None:
+        self._running = running
+        self._wires = self._wires_of(running)
+        for partition, lanes in self._lanes.items():
+            told = {lane.wire.binding.id: lane.told for lane in lanes}
+            before = positions[partition] - 1
+            self._lanes[partition] = [
+                _Lane(wire, partition, told.get(wire.binding.id) or [before] * self._shards)
+                for wire in self._wires
+            ]
+            for lane in self._lanes[partition]:
+                if lane.wire.binding.id not in told:
+                    self._tell_all(lane, before)
 
     def begin(self, partition: int, offset: int) -> None:
         """Take a partition on from an offset, and tell every shard so.
@@ -97,15 +127,18 @@ class Publisher:
         was after the exchange had ended at these offsets, by shard.
         """
         for lane in self._lanes[partition]:
-            for shard in range(self._shards):
-                self._send_record(
-                    lane,
-                    shard,
-                    None,
-                    to_offset,
-                    at_end=after is not None,
-                    after_offset=-1 if after is None else after[shard],
-                )
+            self._tell_all(lane, to_offset, after)
+
+    def _tell_all(self, lane: _Lane, to_offset: int, after: Sequence[int] | None = None) -> None:
+        for shard in range(self._shards):
+            self._send_record(
+                lane,
+                shard,
+                None,
+                to_offset,
+                at_end=after is not None,
+                after_offset=-1 if after is None else after[shard],
+            )
 
     def _send_rows(self, lane: _Lane, shard: int, rows: pa.RecordBatch, to_offset: int) -> None:
         """Send a shard's rows in as few records as they fit."""
@@ -133,7 +166,7 @@ class Publisher:
         """Send one record; False when it would be too large and has rows to leave out."""
         count = 0 if rows is None else rows.num_rows
         header = Header(
-            topic_id=self._topic_id,
+            topic_id=self._topic.id,
             binding=lane.wire.binding.id,
             partition=lane.partition,
             from_offset=lane.told[shard],
@@ -141,6 +174,7 @@ class Publisher:
             rows=count,
             at_end=at_end,
             after_offset=after_offset,
+            columns=lane.wire.columns,
         )
         value = lane.wire.encode(header, rows)
         if len(value) >= RECORD_BYTES_MAX and count > 1:

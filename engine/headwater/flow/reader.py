@@ -9,9 +9,17 @@ import numpy as np
 import polars as pl
 
 from headwater.errors import HeadwaterError, NotFoundError, did_you_mean
-from headwater.flow.answer import Answer, RequestError, ServiceInfo, Status, UnavailableError
+from headwater.flow.answer import (
+    Answer,
+    PlanChangedError,
+    RequestError,
+    ServiceInfo,
+    Status,
+    UnavailableError,
+)
 from headwater.flow.peers import check_same_plan
 from headwater.flow.row_router import RowRouter
+from headwater.flow.service_info import join_keys_of
 from headwater.flow.shard_reads import EntityRows, NotOwnerError, RowFlag, ShardReads
 from headwater.kernels.rows import NO_HORIZON, left_edges
 from headwater.plan.fingerprint import fingerprint
@@ -25,42 +33,15 @@ if TYPE_CHECKING:
 
     from headwater.flow.freshness import Guard
     from headwater.flow.peers import Peers, RowsRequest
+    from headwater.flow.running import CurrentPlan, Running
     from headwater.flow.shard_reads import RowsAnswer, ViewRows
-    from headwater.plan.plan import Plan, ViewPlan
+    from headwater.plan.plan import Plan, ServicePlan, ViewPlan
     from headwater.state.memory import Memory
     from headwater.state.shard import Shard
 
-__all__ = ["ShardReader", "service_info"]
+__all__ = ["ShardReader"]
 
 _LATEST_US = 1 << 60
-
-
-def service_info(plan: Plan, name: str) -> ServiceInfo:
-    """Return what a request to a service looks like; raise NotFoundError for an unknown one."""
-    found = plan.service(name)
-    service = found.service
-    names = service.column_names()
-    return ServiceInfo(
-        name=name,
-        revision=found.revision,
-        join_keys=_join_keys(found.views),
-        request_inputs={one.name: one.dtype for od in service.on_demands for one in od.request},
-        entities={view.entity.name: view.entity.key for view in found.views},
-        features={n: dtype for n, (_, _, dtype) in zip(names, service.columns, strict=True)},
-    )
-
-
-def _join_keys(views: Sequence[ViewPlan]) -> dict[str, pl.DataType]:
-    keys: dict[str, pl.DataType] = {}
-    for view in views:
-        for key, dtype in view.key_dtypes.items():
-            if keys.setdefault(key, dtype) != dtype:
-                msg = (
-                    f'key "{key}" is {dtype} in view "{view.view.name}" and {keys[key]} in another;'
-                    " ask for their features in two requests"
-                )
-                raise RequestError(msg)
-    return keys
 
 
 class ShardReader:
@@ -74,7 +55,7 @@ class ShardReader:
 
     def __init__(
         self,
-        plan: Plan,
+        current: CurrentPlan,
         shards: Mapping[int, Shard],
         memory: Memory,
         clock: Callable[[], int],
@@ -87,21 +68,22 @@ class ShardReader:
         self._complete_from = complete_from
         # Raises where what stands behind these shards has stopped: old values aren't served as new.
         self.check: Callable[[], None] = lambda: None
-        self._plan = plan
+        self._current = current
         self._clock = clock
         self._refuses = guard is not None and guard.on_stale == "refuse"
-        self._reads = ShardReads(plan, shards, memory, shard_count=shard_count, guard=guard)
+        self._reads = ShardReads(current, shards, memory, shard_count=shard_count, guard=guard)
         self._router = RowRouter(self._reads, peers)
-        self._infos = {name: service_info(plan, name) for name in plan.services}
 
     def warm_up(self) -> None:
         """Read once from every service, so that no kernel is compiled while a caller waits."""
         self._reads.warm_up()
-        for info in self._infos.values():
+        running = self._current.now
+        # What isn't here stays unread: others may not be up yet.
+        router = RowRouter(self._reads, None)
+        for info in running.infos.values():
             row = {**info.join_keys, **info.request_inputs}
             inputs = pl.DataFrame({name: [None] for name in row}, schema=row)
-            # What isn't here stays unread: others may not be up yet.
-            self._columns_of(info, inputs, 0, RowRouter(self._reads, None).read)
+            self._columns_of(running.plan, info, inputs, 0, router)
 
     def close(self) -> None:
         """Let go of the threads that ask other workers."""
@@ -109,67 +91,32 @@ class ShardReader:
 
     def services(self) -> Sequence[str]:
         """Return the names of all services."""
-        return sorted(self._infos)
+        return sorted(self._current.now.infos)
 
     def describe(self, service: str) -> ServiceInfo:
         """Return what a service takes and gives."""
-        self._plan.service(service)
-        return self._infos[service]
+        running = self._current.now
+        running.plan.service(service)
+        return running.infos[service]
 
     def describe_features(self, features: Sequence[str]) -> ServiceInfo:
         """Return what a list of features takes and gives; names are short or `view.feature`."""
-        columns = [self._column(name) for name in features]
-        views = list(dict.fromkeys(view.id for view, _ in columns))
-        text = " ".join(
-            f"{v.id}={v.fingerprint} by {' '.join(v.entity.key)} {i}" for v, i in columns
-        ) + str(self._plan.stamp)
-        return ServiceInfo(
-            name="",
-            revision=fingerprint(text),
-            join_keys=_join_keys([self._plan.views[one] for one in views]),
-            request_inputs={},
-            entities={v.entity.name: v.entity.key for v, _ in columns},
-            features={
-                name: view.layout.output_dtypes[i]
-                for name, (view, i) in zip(features, columns, strict=True)
-            },
-        )
-
-    def _column(self, name: str) -> tuple[ViewPlan, int]:
-        view_name, _, feature = name.rpartition(".")
-        found = [
-            (view, view.feature_names.index(feature))
-            for view in self._plan.views.values()
-            if feature in view.feature_names and view_name in ("", view.view.name)
-        ]
-        if not found:
-            known = [
-                f"{view.view.name}.{one}"
-                for view in self._plan.views.values()
-                for one in view.feature_names
-            ]
-            short = [one.rpartition(".")[2] for one in known]
-            msg = f'no feature "{name}" here.{did_you_mean(name, known if view_name else short)}'
-            raise NotFoundError(msg)
-        latest = max(found, key=lambda one: one[0].view.version)
-        if len({view.view.name for view, _ in found}) > 1:
-            names = ", ".join(sorted(f"{view.view.name}.{feature}" for view, _ in found))
-            msg = f'feature "{name}" is in several views; write one of {names}'
-            raise RequestError(msg)
-        return latest
+        return _features_info(self._current.plan, features)
 
     def read(self, info: ServiceInfo, inputs: pl.DataFrame, at_us: int | None) -> Answer:
         """Return every feature of `info` for the rows of `inputs`, all at one time.
 
         The time is `at_us`, or else this worker's clock. Raises RequestError for a time that can't
-        be one.
+        be one, and PlanChangedError where `info` describes what was there before another plan came.
         """
         self.check()
         t_us = self._clock() if at_us is None else at_us
         if not -_LATEST_US < t_us < _LATEST_US:
             msg = f"at: {t_us} µs since 1970 is not a time; give a datetime with a time zone"
             raise RequestError(msg)
-        columns, statuses, rows = self._columns_of(info, inputs, t_us, self._router.read)
+        running = self._current.now
+        _check_described(running, info)
+        columns, statuses, rows = self._columns_of(running.plan, info, inputs, t_us, self._router)
         if self._refuses:
             _check_fresh(rows)
         return Answer(
@@ -187,10 +134,11 @@ class ShardReader:
         Never asks anyone else, so requests don't go round in circles. Raises NotOwnerError where a
         shard isn't here and UnavailableError where this worker can't answer now.
         """
-        check_same_plan(self._plan, self._reads.shard_count, request)
+        plan = self._current.plan
+        check_same_plan(plan, self._reads.shard_count, request)
         try:
             self.check()
-            return self._reads.read(request.entities, request.t_us)
+            return self._reads.read(plan, request.entities, request.t_us)
         except NotOwnerError:
             raise
         except HeadwaterError as error:
@@ -199,48 +147,28 @@ class ShardReader:
 
     def _columns_of(
         self,
+        plan: Plan,
         info: ServiceInfo,
         inputs: pl.DataFrame,
         t_us: int,
-        read_rows: Callable[[Sequence[EntityRows], int], RowsAnswer],
+        router: RowRouter,
     ) -> tuple[list[pl.Series], NDArray[np.uint8], RowsAnswer]:
         """Return the values and statuses (features, rows) of `info`, and the rows they are from."""
         wanted: list[tuple[ViewPlan, int]] = []
         if info.name:
-            views: Sequence[ViewPlan] = self._plan.service(info.name).views
+            views: Sequence[ViewPlan] = plan.service(info.name).views
         else:
-            wanted = [self._column(name) for name in info.features]
+            wanted = [_column(plan, name) for name in info.features]
             views = list({view.id: view for view, _ in wanted}.values())
-        rows = read_rows(_entities_of(views, inputs), t_us)
+        rows = router.read(plan, _entities_of(views, inputs), t_us)
         read = {view.id: self._view_columns(view, rows.views[view.id], t_us) for view in views}
         if info.name:
-            columns, statuses = self._service_columns(info, inputs, read)
+            columns, statuses = _service_columns(plan.service(info.name), inputs, read)
         else:
             columns = [read[view.id].columns[i] for view, i in wanted]
             statuses = np.stack([read[view.id].statuses[i] for view, i in wanted])
         named = [one.alias(name) for one, name in zip(columns, info.features, strict=True)]
         return named, statuses, rows
-
-    def _service_columns(
-        self, info: ServiceInfo, inputs: pl.DataFrame, read: Mapping[str, _ViewColumns]
-    ) -> tuple[list[pl.Series], NDArray[np.uint8]]:
-        found = self._plan.service(info.name)
-        by_name = {view.view.name: read[view.id] for view in found.views}
-        columns: list[pl.Series] = []
-        statuses: list[NDArray[np.uint8]] = []
-        for part in found.service.parts:
-            if part.name in by_name:
-                columns += by_name[part.name].columns
-                statuses.append(by_name[part.name].statuses)
-                continue
-            over = [by_name[view.name] for view in part.views]  # type: ignore[union-attr]
-            used = [column for one in over for column in one.columns]
-            asked = [inputs[one.name] for one in part.request]  # type: ignore[union-attr]
-            frame, _ = part.captured.run(pl.DataFrame([*used, *asked]))  # type: ignore[union-attr]
-            made, status = _on_demand_answer([frame[n] for n in part.outputs], over)  # type: ignore[union-attr]
-            columns += made
-            statuses.append(status)
-        return columns, np.concatenate(statuses)
 
     def _view_columns(self, view: ViewPlan, rows: ViewRows, t_us: int) -> _ViewColumns:
         values, flags = rows.values, rows.flags
@@ -272,6 +200,81 @@ class _ViewColumns:
     columns: list[pl.Series]
     statuses: NDArray[np.uint8]
     void: NDArray[np.bool_]
+
+
+def _service_columns(
+    found: ServicePlan, inputs: pl.DataFrame, read: Mapping[str, _ViewColumns]
+) -> tuple[list[pl.Series], NDArray[np.uint8]]:
+    by_name = {view.view.name: read[view.id] for view in found.views}
+    columns: list[pl.Series] = []
+    statuses: list[NDArray[np.uint8]] = []
+    for part in found.service.parts:
+        if part.name in by_name:
+            columns += by_name[part.name].columns
+            statuses.append(by_name[part.name].statuses)
+            continue
+        over = [by_name[view.name] for view in part.views]  # type: ignore[union-attr]
+        used = [column for one in over for column in one.columns]
+        asked = [inputs[one.name] for one in part.request]  # type: ignore[union-attr]
+        frame, _ = part.captured.run(pl.DataFrame([*used, *asked]))  # type: ignore[union-attr]
+        made, status = _on_demand_answer([frame[n] for n in part.outputs], over)  # type: ignore[union-attr]
+        columns += made
+        statuses.append(status)
+    return columns, np.concatenate(statuses)
+
+
+def _check_described(running: Running, info: ServiceInfo) -> None:
+    """Raise PlanChangedError unless the plan that runs now means what `info` says."""
+    if info.name:
+        running.plan.service(info.name)
+        now = running.infos[info.name]
+    else:
+        now = _features_info(running.plan, list(info.features))
+    if now.revision != info.revision:
+        what = f'service "{info.name}"' if info.name else "what the features stand for"
+        msg = f"{what} has just changed to revision {now.revision}; ask for it again"
+        raise PlanChangedError(msg)
+
+
+def _features_info(plan: Plan, features: Sequence[str]) -> ServiceInfo:
+    columns = [_column(plan, name) for name in features]
+    views = list(dict.fromkeys(view.id for view, _ in columns))
+    text = " ".join(
+        f"{v.id}={v.fingerprint} by {' '.join(v.entity.key)} {i}" for v, i in columns
+    ) + str(plan.stamp)
+    return ServiceInfo(
+        name="",
+        revision=fingerprint(text),
+        join_keys=join_keys_of([plan.views[one] for one in views]),
+        request_inputs={},
+        entities={v.entity.name: v.entity.key for v, _ in columns},
+        features={
+            name: view.layout.output_dtypes[i]
+            for name, (view, i) in zip(features, columns, strict=True)
+        },
+    )
+
+
+def _column(plan: Plan, name: str) -> tuple[ViewPlan, int]:
+    view_name, _, feature = name.rpartition(".")
+    found = [
+        (view, view.feature_names.index(feature))
+        for view in plan.views.values()
+        if feature in view.feature_names and view_name in ("", view.view.name)
+    ]
+    if not found:
+        known = [
+            f"{view.view.name}.{one}" for view in plan.views.values() for one in view.feature_names
+        ]
+        short = [one.rpartition(".")[2] for one in known]
+        msg = f'no feature "{name}" here.{did_you_mean(name, known if view_name else short)}'
+        raise NotFoundError(msg)
+    latest = max(found, key=lambda one: one[0].view.version)
+    if len({view.view.name for view, _ in found}) > 1:
+        names = ", ".join(sorted(f"{view.view.name}.{feature}" for view, _ in found))
+        msg = f'feature "{name}" is in several views; write one of {names}'
+        raise RequestError(msg)
+    return latest
 
 
 def _entities_of(views: Iterable[ViewPlan], inputs: pl.DataFrame) -> list[EntityRows]:

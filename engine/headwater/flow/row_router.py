@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from headwater.flow.peers import Peers
     from headwater.flow.shard_reads import EntityRows, ShardReads
+    from headwater.plan.plan import Plan
 
 __all__ = ["RowRouter"]
 
@@ -63,20 +64,21 @@ class RowRouter:
         """Let go of the threads; reads that are under way end by their own time limits."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def read(self, entities: Sequence[EntityRows], t_us: int) -> RowsAnswer:
-        """Return the rows of all views; those of one shard are of one moment.
+    def read(self, plan: Plan, entities: Sequence[EntityRows], t_us: int) -> RowsAnswer:
+        """Return the rows of views of `plan`; those of one shard are of one moment.
 
-        Raises HeadwaterError where a worker refuses for a reason that isn't about now.
+        Raises HeadwaterError where a worker refuses for a reason that isn't about now, and
+        PlanChangedError where a view has just left.
         """
         with suppress(NotOwnerError):
-            return self._reads.read(entities, t_us)
-        return self._read_routed(entities, t_us)
+            return self._reads.read(plan, entities, t_us)
+        return self._read_routed(plan, entities, t_us)
 
-    def _read_routed(self, entities: Sequence[EntityRows], t_us: int) -> RowsAnswer:
+    def _read_routed(self, plan: Plan, entities: Sequence[EntityRows], t_us: int) -> RowsAnswer:
         deadline = self._clock() + self._timeout_s
         shards = [shards_of(entity.keys, self._reads.shard_count) for entity in entities]
         wanted = {number for one in shards for number in one.tolist()}
-        answer = _Whole(self._reads, entities, shards)
+        answer = _Whole(plan, self._reads.shard_count, entities, shards)
         owners: Mapping[int, str] = {} if self._peers is None else self._peers.owners()
         for attempt in (1, 2):
             targets = self._targets(answer, wanted, owners)
@@ -131,7 +133,7 @@ class RowRouter:
 
     def _ask_here(self, answer: _Whole, shards: set[int], t_us: int) -> RowsAnswer | None:
         try:
-            return self._reads.read(answer.part(shards), t_us)
+            return self._reads.read(answer.plan, answer.part(shards), t_us)
         except NotOwnerError:
             answer.moved = True
             return None
@@ -140,7 +142,7 @@ class RowRouter:
         self, target: str, answer: _Whole, shards: set[int], t_us: int, until: float
     ) -> RowsAnswer | None:
         assert self._peers is not None
-        plan = self._reads.plan
+        plan = answer.plan
         entities = answer.part(shards)
         request = RowsRequest(
             entities,
@@ -151,21 +153,12 @@ class RowRouter:
         )
         try:
             found = self._peers.read(target, request, max(0.0, until - self._clock()))
-            self._check_shapes(entities, found)
+            _check_shapes(plan, entities, found)
         except (NotOwnerError, UnavailableError) as error:
             answer.moved |= isinstance(error, NotOwnerError)
             self._log_unread(target, str(error))
             return None
         return found
-
-    def _check_shapes(self, entities: Sequence[EntityRows], found: RowsAnswer) -> None:
-        for entity in entities:
-            for view_id in entity.view_ids:
-                features = len(self._reads.plan.views[view_id].layout.output_dtypes)
-                got = found.views[view_id].values.bits.shape if view_id in found.views else None
-                if got != (len(entity.keys), features):
-                    msg = f'{got} values of view "{view_id}" came for {len(entity.keys)} rows'
-                    raise UnavailableError(msg)
 
     def _log_unread(self, target: str, reason: str) -> None:
         # At most one line in a while: an unreachable worker is met by every request.
@@ -177,6 +170,16 @@ class RowRouter:
         _log.warning("peer_not_read", target=target, reason=reason)
 
 
+def _check_shapes(plan: Plan, entities: Sequence[EntityRows], found: RowsAnswer) -> None:
+    for entity in entities:
+        for view_id in entity.view_ids:
+            features = len(plan.views[view_id].layout.output_dtypes)
+            got = found.views[view_id].values.bits.shape if view_id in found.views else None
+            if got != (len(entity.keys), features):
+                msg = f'{got} values of view "{view_id}" came for {len(entity.keys)} rows'
+                raise UnavailableError(msg)
+
+
 class _Whole:
     """The answer to a request, put together from its parts; what nobody read stays unread.
 
@@ -185,16 +188,18 @@ class _Whole:
 
     def __init__(
         self,
-        reads: ShardReads,
+        plan: Plan,
+        shard_count: int,
         entities: Sequence[EntityRows],
         shards: Sequence[NDArray[np.int32]],
     ) -> None:
+        self.plan = plan
         self._entities = entities
         self._shards = shards
-        self._count = reads.shard_count
+        self._count = shard_count
         self._views = {
             view_id: ViewRows.unread(
-                len(entity.keys), len(reads.plan.views[view_id].layout.output_dtypes)
+                len(entity.keys), len(plan.views[view_id].layout.output_dtypes)
             )
             for entity in entities
             for view_id in entity.view_ids

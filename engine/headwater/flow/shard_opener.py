@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from headwater.errors import StateError
-from headwater.flow.exchange import lane_of
 from headwater.logs import get_logger
+from headwater.state.lane import lane_of
 from headwater.state.shard import Shard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from headwater.flow.checkpoint_store import CheckpointStore
+    from headwater.flow.running import CurrentPlan
     from headwater.flow.settings import WorkerSettings
     from headwater.flow.starts import Start
-    from headwater.plan.plan import Plan
     from headwater.state.memory import Memory
     from headwater.state.store import Stores
     from headwater_connectors.log.log import Log, Topic
@@ -26,11 +26,11 @@ _log = get_logger(__name__)
 
 
 class ShardOpener:
-    """Opens shards of one plan on one log."""
+    """Opens shards, with the plan that runs now."""
 
     def __init__(
         self,
-        plan: Plan,
+        current: CurrentPlan,
         log: Log,
         settings: WorkerSettings,
         *,
@@ -40,7 +40,7 @@ class ShardOpener:
         memory: Memory,
         stored: CheckpointStore | None,
     ) -> None:
-        self._plan = plan
+        self._current = current
         self._log = log
         self._settings = settings
         self._exchange = exchange
@@ -95,7 +95,7 @@ class ShardOpener:
 
     def _shard(self, number: int) -> Shard:
         return Shard(
-            self._plan,
+            self._current.plan,
             self._memory,
             namespace=self._settings.namespace,
             number=number,
@@ -109,7 +109,7 @@ class ShardOpener:
         """Refuse state that has applied more than the log holds."""
         for name, start in self._starts.items():
             ends = self._log.end_offsets(name)
-            for binding in self._plan.bindings_of(name):
+            for binding in self._current.plan.bindings_of(name):
                 for partition, end in enumerate(ends):
                     lane = lane_of(start.topic_id, binding.id, partition)
                     for shard in shards:

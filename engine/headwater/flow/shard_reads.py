@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headwater.errors import HeadwaterError
+from headwater.flow.answer import PlanChangedError
 from headwater.kernels.keys import partition_rows, shard_of
 from headwater.state.group import Group, Values
 from headwater.state.keys import Keys
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from headwater.flow.freshness import Guard
+    from headwater.flow.running import CurrentPlan
     from headwater.plan.plan import Plan, ViewPlan
     from headwater.state.shard import Shard
 
@@ -108,14 +110,14 @@ class ShardReads:
 
     def __init__(
         self,
-        plan: Plan,
+        current: CurrentPlan,
         shards: Mapping[int, Shard],
         memory: Memory,
         *,
         shard_count: int | None = None,
         guard: Guard | None = None,
     ) -> None:
-        self.plan = plan
+        self._current = current
         self.shards = shards
         self._shard_count = shard_count
         self._memory = memory
@@ -126,10 +128,11 @@ class ShardReads:
         """How many shards there are, here and elsewhere; unless told, as many as are here."""
         return len(self.shards) if self._shard_count is None else self._shard_count
 
-    def read(self, entities: Sequence[EntityRows], t_us: int) -> RowsAnswer:
+    def read(self, plan: Plan, entities: Sequence[EntityRows], t_us: int) -> RowsAnswer:
         """Return rows of every view, all in one hold: not torn between two batches.
 
-        Raises NotOwnerError, before anything is read, where a shard isn't here.
+        `plan` is what the caller takes the views from. Raises NotOwnerError, before anything is
+        read, where a shard isn't here, and PlanChangedError where a view isn't any more.
         """
         cuts = [_cut(entity.keys, self.shard_count) for entity in entities]
         wanted = {number for cut in cuts for number in cut.numbers}
@@ -140,9 +143,10 @@ class ShardReads:
         views: dict[str, ViewRows] = {}
         with self._open():
             self._check_owned(wanted)
+            self._check_kept(plan, entities)
             for entity, parts in work:
                 for view_id in entity.view_ids:
-                    view = self.plan.views[view_id]
+                    view = plan.views[view_id]
                     views[view_id] = self._read_view(view, entity.keys, parts, t_us)
             offsets = {number: self.shards[number].next_offset for number in wanted}
         return RowsAnswer(views, offsets)
@@ -151,7 +155,7 @@ class ShardReads:
         """Run the kernels of a read once, whichever shards are here."""
         keys = Keys.from_list([b"x", b"y"])
         _cut(keys, 2).parts(keys.take(np.arange(len(keys))))
-        for view in list(self.plan.views.values())[:1]:
+        for view in list(self._current.plan.views.values())[:1]:
             # What one layout compiles serves them all.
             Group(view, Memory(_SCRATCH_BYTES)).read(keys, np.zeros(len(keys), np.int64))
 
@@ -160,6 +164,16 @@ class ShardReads:
         if missing:
             msg = f"shards {missing} aren't here; ask the worker that has them"
             raise NotOwnerError(msg)
+
+    def _check_kept(self, plan: Plan, entities: Sequence[EntityRows]) -> None:
+        now = self._current.plan
+        if now is plan:
+            return
+        for view_id in (one for entity in entities for one in entity.view_ids):
+            kept = now.views.get(view_id)
+            if kept is None or kept.fingerprint != plan.views[view_id].fingerprint:
+                msg = f'view "{view_id}" has just left the plan of this worker; ask again'
+                raise PlanChangedError(msg)
 
     def _read_view(self, view: ViewPlan, keys: Keys, parts: Sequence[_Part], t_us: int) -> ViewRows:
         if len(parts) == 1:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headwater.flow.evaluate import Evaluated, Run, evaluate, evaluate_in_room, rows_at_once
-from headwater.flow.exchange import split, wires_of
+from headwater.flow.exchange import split
 from headwater.flow.pipeline import Tick
 from headwater.kernels.rows import NO_HORIZON
 from headwater.logs import get_logger
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from headwater.flow.history import History, Past
     from headwater.flow.metrics import Metrics
     from headwater.flow.pipeline import Batches
-    from headwater.plan.plan import Plan
+    from headwater.flow.running import CurrentPlan
     from headwater.state.memory import Memory
     from headwater.state.shard import Shard
 __all__ = ["ShardTask"]
@@ -47,6 +47,7 @@ class _Piece:
     next_offset: int
     arrival_us: int
     fills: bool = False  # part of a hole, with more to come
+    begins: bool = False  # the first of a lane that was waited for: above `to_offset` it is live
     end_after: int | None = None  # the source had ended here after the exchange had ended there
 
     @property
@@ -63,7 +64,7 @@ class ShardTask:
 
     def __init__(
         self,
-        plan: Plan,
+        current: CurrentPlan,
         shards: Mapping[int, Shard],
         memory: Memory,
         metrics: Metrics,
@@ -80,12 +81,15 @@ class ShardTask:
         self._applied = applied
         self._checkpoints = checkpoints
         self._heard = heard
-        self._wires = wires_of(plan)
-        self._views = {binding.id: plan.views_of(binding) for binding in plan.bindings}
-        self._slice_rows = rows_at_once(memory, len(plan.views))
+        self._current = current
+        self._running = current.now
+        self._slice_rows = rows_at_once(memory, len(current.plan.views))
 
     def __call__(self, batches: Batches) -> Batches:
         """Apply every record of a poll, then let the checkpoint policy act."""
+        if self._running is not self._current.now:
+            self._running = self._current.now
+            self._slice_rows = rows_at_once(self._memory, len(self._running.plan.views))
         pending: list[_Piece] = []
         rows = 0
         for piece in self._pieces(batches):
@@ -121,19 +125,33 @@ class ShardTask:
                 assert value is not None
                 header, body = split(value)
                 brought += header.rows
-                if header.binding not in self._wires:
-                    # Of a view that the plan has no more: passed over, not in the way.
+                if not self._can_read(header):
                     yield _Piece(
                         shard, header.lane, header.binding, header.partition, None, None,
                         offset + 1, arrival_us,
                     )  # fmt: skip
-                else:
-                    # A lane that was never applied need not have what is before its start.
-                    before = self._history.before(header.binding, header.partition)
-                    done = max(lanes.get(header.lane, -1), before)
-                    yield from self._chained(shard, header, body, done, offset, arrival_us)
-                    lanes[header.lane] = max(done, header.to_offset)
+                    continue
+                # A lane that was never applied need not have what is before its start.
+                before = self._history.before(header.binding, header.partition)
+                done = max(lanes.get(header.lane, -1), before)
+                if header.lane not in lanes and shard.waits_for(header.lane):
+                    done = max(header.from_offset, before)
+                    yield _Piece(
+                        shard, header.lane, header.binding, header.partition, None, done, offset,
+                        arrival_us, begins=True,
+                    )  # fmt: skip
+                yield from self._chained(shard, header, body, done, offset, arrival_us)
+                lanes[header.lane] = max(done, header.to_offset)
             self._applied(brought)
+
+    def _can_read(self, header: Header) -> bool:
+        """Whether a record is of a lane that the plan has, in the columns that it has it in.
+
+        What an ingest sends that runs another plan is passed over, not in the way: where it leaves
+        a hole the next record tells.
+        """
+        wire = self._running.wires.get(header.binding)
+        return wire is not None and header.columns in {"", wire.columns}
 
     def _chained(
         self,
@@ -158,7 +176,7 @@ class ShardTask:
             at_end = header.at_end and is_news
             return _Piece(
                 shard, header.lane, header.binding, header.partition, rows, to_offset, next_offset,
-                arrival_us, fills, header.after_offset if at_end else None,
+                arrival_us, fills, end_after=header.after_offset if at_end else None,
             )  # fmt: skip
 
         if header.from_offset > done:
@@ -168,7 +186,7 @@ class ShardTask:
         if header.to_offset <= done:
             yield piece(None, None, offset + 1)
         elif header.rows:
-            rows = self._wires[header.binding].decode(body)
+            rows = self._running.wires[header.binding].decode(body)
             if header.from_offset < done:
                 offsets = int64_view(rows.column(1))
                 rows = rows.slice(int(np.searchsorted(offsets, done, side="right")))
@@ -209,7 +227,10 @@ class ShardTask:
             for one in evaluated:
                 one.apply()
             for piece in pieces:
-                if piece.to_offset is not None:
+                if piece.begins:
+                    assert piece.to_offset is not None
+                    piece.shard.begin_lane(piece.lane, piece.to_offset)
+                elif piece.to_offset is not None:
                     piece.shard.applied[piece.lane] = piece.to_offset
                 piece.shard.advance(piece.next_offset, _newest_us(piece))
                 piece.shard.filling = piece.fills
@@ -225,7 +246,7 @@ class ShardTask:
         return [
             one
             for binding, found in runs.items()
-            for one in evaluate(self._views[binding], found, self._metrics)
+            for one in evaluate(self._running.views[binding], found, self._metrics)
         ]
 
 

@@ -6,12 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
+from headwater.flow.adoption import Adoption
 from headwater.flow.archive_task import ArchiveTask
 from headwater.flow.backfill import Backfill
 from headwater.flow.backlog import Backlog
 from headwater.flow.checkpoints import Checkpoints
 from headwater.flow.decode import Decoder
-from headwater.flow.exchange import EXCHANGE_TOPIC, lane_of
+from headwater.flow.exchange import EXCHANGE_TOPIC
 from headwater.flow.history import History
 from headwater.flow.ingest import Ingest
 from headwater.flow.membership import Alone
@@ -23,6 +24,7 @@ from headwater.flow.shard_opener import ShardOpener
 from headwater.flow.shard_task import ShardTask
 from headwater.flow.shards import Shards
 from headwater.flow.source_end import SourceEnd
+from headwater.state.lane import lane_of
 from headwater.state.memory import Memory
 from headwater_connectors.dead_letters import DeadLetters, dead_letter_topic
 from headwater_connectors.log.log import LogUnreachableError
@@ -36,9 +38,9 @@ if TYPE_CHECKING:
     from headwater.flow.membership import Membership
     from headwater.flow.peers import Peers
     from headwater.flow.pipeline import Batches
+    from headwater.flow.running import CurrentPlan
     from headwater.flow.settings import WorkerSettings
     from headwater.flow.starts import Start
-    from headwater.plan.plan import Plan
     from headwater.state.shard import Shard
     from headwater.state.store import Stores
     from headwater_connectors.archive.archive import Archive
@@ -60,7 +62,7 @@ class Worker:
 
     def __init__(  # noqa: PLR0913 - what a worker is made of
         self,
-        plan: Plan,
+        current: CurrentPlan,
         log: Log,
         settings: WorkerSettings,
         *,
@@ -75,7 +77,7 @@ class Worker:
         registry: RegistrySettings | None = None,
         ahead: Executor | None = None,
     ) -> None:
-        self.plan = plan
+        self.current = current
         self.log = log
         self.settings = settings
         self.clock = clock
@@ -92,7 +94,7 @@ class Worker:
         self._freshness = None if guard is None else guard.freshness
         self._backlog = Backlog(settings.backlog_rows_max, self.metrics.backlog_rows)
         self._registry = registry
-        self._history = History(plan, log, settings, starts, registry, archive)
+        self._history = History(current, log, settings, starts, registry, archive)
         self.checkpoints = Checkpoints(
             self.shards,
             self.memory,
@@ -104,7 +106,7 @@ class Worker:
             exchange_id=self._topic.id,
         )
         self.backfill = Backfill(
-            plan,
+            current,
             self.shards,
             self.memory,
             self.metrics,
@@ -113,9 +115,12 @@ class Worker:
             checkpoints=self.checkpoints,
             ahead=ahead or ThreadPoolExecutor(1, thread_name_prefix="headwater-history"),
         )
+        self.adoption = Adoption(
+            current, self.shards, self.memory, checkpoints=self.checkpoints, backfill=self.backfill
+        )
         self.reader = self._reader(guard, peers)
         opener = ShardOpener(
-            plan,
+            current,
             log,
             settings,
             exchange=self._topic,
@@ -133,7 +138,7 @@ class Worker:
 
     def _reader(self, guard: Guard | None, peers: Peers | None) -> ShardReader:
         return ShardReader(
-            self.plan,
+            self.current,
             self.shards,
             self.memory,
             self.clock,
@@ -156,7 +161,7 @@ class Worker:
             freshness=self._freshness,
         )
         task = ShardTask(
-            self.plan,
+            self.current,
             self.shards,
             self.memory,
             self.metrics,
@@ -167,11 +172,12 @@ class Worker:
         )
         self._membership.join(consumer, self._topic, shards)
         source = LogSource(consumer, records_max=self.settings.poll_records_max, clock=self.clock)
-        return Pipeline("shards", source, (task, self.backfill, shards.commit, self._caught_up))
+        stages = (task, self.backfill, shards.commit, self._caught_up, self.adoption)
+        return Pipeline("shards", source, stages)
 
     def pipelines(self) -> tuple[tuple[Pipeline, ...], ...]:
         """Return the pipelines, in groups that may each have a thread: ingest, shards, archive."""
-        topics = [self.log.topic(topic) for topic in self.plan.streams]
+        topics = [self.log.topic(topic) for topic in self.current.plan.streams]
         ingests = tuple(self._ingest_pipeline(topic) for topic in topics)
         if self.archive is not None:
             archives = [self._archive_pipeline(topic, self.archive) for topic in topics]
@@ -181,7 +187,7 @@ class Worker:
     def _ingest_pipeline(self, topic: Topic) -> Pipeline:
         consumer = self._membership.consumer(f"{self.settings.namespace}.ingest", topic)
         publisher = Publisher(
-            self.plan,
+            self.current,
             topic,
             exchange=self.exchange,
             shards=self.settings.shards,
@@ -190,7 +196,7 @@ class Worker:
         )
         every_us = self.settings.progress_every_us
         ingest = Ingest(
-            Decoder(self.plan.streams[topic.name], self.settings.namespace, self._registry),
+            Decoder(self.current.plan.streams[topic.name], self.settings.namespace, self._registry),
             publisher,
             producer=self._producer,
             consumer=consumer,
@@ -210,7 +216,7 @@ class Worker:
             paused=self._backlog.is_full,
             linger_us=self.settings.ingest_linger_us,
         )
-        return Pipeline(f"ingest.{topic.name}", source, (ingest.decode, ingest.publish))
+        return Pipeline(f"ingest.{topic.name}", source, (ingest,))
 
     def _dead_letters(self, topic: Topic) -> DeadLetters:
         name = dead_letter_topic(topic.name)
@@ -226,8 +232,9 @@ class Worker:
             f"{self.settings.namespace}.archive", topic, fetch_min_bytes=_ARCHIVE_FETCH_BYTES
         )
         task = ArchiveTask(
-            Decoder(self.plan.streams[topic.name], self.settings.namespace, self._registry),
+            Decoder(self.current.plan.streams[topic.name], self.settings.namespace, self._registry),
             topic.id,
+            self.current,
             archive=archive,
             consumer=consumer,
             metrics=self.metrics,
@@ -261,11 +268,11 @@ class Worker:
 
     def is_applied(self, ends: dict[str, list[int]]) -> bool:
         """Whether every shard here has applied each topic up to its end offsets, and its past."""
-        if self.backfill.left:
+        if any(shard.loading for shard in list(self.shards.values())):
             return False
         for name, offsets in ends.items():
             topic, start = self.log.topic(name), self.starts[name]
-            for binding in self.plan.bindings_of(name):
+            for binding in self.current.plan.bindings_of(name):
                 for partition, end in enumerate(offsets):
                     if end <= start.position(partition):
                         continue

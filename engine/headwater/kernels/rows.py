@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "APPLIED", "EPOCH", "FOREVER", "HEADS", "HEAD_AT", "HEAD_ROOM", "NO_HORIZON", "NO_ROOM",
-    "ROW_WORDS", "TILES", "TILE_AT", "TILE_ROOM", "TOO_LATE", "TOUCHED", "age_row", "head_start",
-    "insert_event", "left_edges", "make_head_room", "rung_limits",
+    "ROW_WORDS", "TILES", "TILE_AT", "TILE_ROOM", "TOO_LATE", "TOUCHED", "age_row", "free_rows",
+    "head_start", "insert_event", "left_edges", "make_head_room", "rung_limits",
 ]  # fmt: skip
 
 ROW_WORDS = 8
@@ -373,3 +373,20 @@ def insert_event(
         arena[q + j] = events[p + j]
     rows[r + HEADS] += 1
     return APPLIED
+
+
+@kernel
+def free_rows(
+    arena: NDArray[np.uint64],
+    space: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    table: Table,
+    count: int,
+) -> None:
+    """Give back the blocks of the first `count` rows, whose entries are void from then on."""
+    for slot in range(count):
+        row = rows[slot]
+        if row[TILE_ROOM] > 0:
+            release(arena, space, row[TILE_AT], row[TILE_ROOM] * table.shape[0])
+        if row[HEAD_ROOM] > 0:
+            release(arena, space, row[HEAD_AT], row[HEAD_ROOM] * table.shape[1])

@@ -15,12 +15,13 @@ import numpy as np
 import polars as pl
 
 from headwater.errors import HeadwaterError
-from headwater.flow.exchange import lane_of, split
+from headwater.flow.exchange import split
 from headwater.kernels.keys import shard_of
 from headwater.offline.buckets import MEMORY_BUDGET_BYTES, Arrived, Sight
 from headwater.offline.training_set import service_columns, view_values
 from headwater.state.events import POSITION_BITS, feature_columns
 from headwater.state.keys import canonical_keys
+from headwater.state.lane import lane_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -17,6 +17,7 @@ from headwater.kernels.rows import (
     TILE_ROOM,
     TILES,
     TOUCHED,
+    free_rows,
 )
 from headwater.kernels.update import update
 from headwater.kernels.workspace import workspace
@@ -206,6 +207,12 @@ class Group:
         """Forget every row in memory."""
         self.index = KeyIndex(_FIRST_ROWS)
         self.rows = np.zeros((_FIRST_ROWS, ROW_WORDS), np.int64)
+
+    def free(self) -> None:
+        """Forget every row in memory, and give its room to the rows of others."""
+        memory = self.memory
+        free_rows(memory.arena, memory.space, self.rows, self.table, len(self.index))
+        self.clear()
 
     def _slots(self, keys: Keys) -> NDArray[np.int32]:
         slots = self.index.find_or_add(keys)

@@ -10,11 +10,12 @@ from headwater.errors import StateError
 from headwater.kernels.rows import NO_HORIZON
 from headwater.plan.stamp import STATE_FORMAT
 from headwater.state.group import Group, Values
+from headwater.state.lane import parts_of
 from headwater.state.loading import Loading, Stretch
 from headwater.state.store import Mark
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
 
@@ -74,6 +75,8 @@ class Shard:
         self.epoch = 1
         self.persisted_epoch = 0
         self.events_since_checkpoint = 0
+        # Whether there is more to write down than the exchange offset tells.
+        self.unsaved = False
         self._stores = stores
         self._store: Store | None = None
         self._closed = False
@@ -89,21 +92,54 @@ class Shard:
         if mark is None:
             return
         self._check(mark)
-        seen = {*mark.views, *mark.loading}
-        self.unbuilt = self.groups.keys() - seen
+        self.unbuilt = set(self.groups.keys() - mark.seen)
         self.loading = {v: mark.loading[v] for v in self.groups if v in mark.loading}
-        # What has left the plan frees its space, and begins anew should it come back. First the
-        # mark stops naming it, durably: a crash in between leaves rows that nobody reads.
-        gone = seen - self.groups.keys()
-        if gone:
-            self.store.write(mark.without(gone), [])
-            self.store.flush()
-        for view_id in self.unbuilt | gone:
-            self.store.delete_view(view_id)
-        self.applied = dict(mark.applied)
+        # What has left the plan frees its space, and begins anew should it come back.
+        self.remove(self.unbuilt | (mark.seen - self.groups.keys()))
+        self.applied = self._of_plan(mark.applied)
         # On an exchange that was made again the lanes go on as they were, from its first record.
         self.next_offset = mark.next_offset if mark.exchange_id == self.exchange_id else 0
         self.horizon_us = mark.horizon_us
+
+    def _of_plan(self, applied: Mapping[str, int]) -> dict[str, int]:
+        """Return the lanes that the plan has a use for.
+
+        Nothing is sent by the others: one that comes back begins anew, and with it its views.
+        """
+        known = {binding.id for binding in self.plan.bindings}
+        return {lane: at for lane, at in applied.items() if parts_of(lane)[1] in known}
+
+    def adopt(self, plan: Plan) -> set[str]:
+        """Take on another plan in memory; return the views that have left, still on disk.
+
+        The caller holds the memory's lock between two batches, with no checkpoint in flight, and
+        calls `remove` with what is returned before another plan is adopted.
+        """
+        gone = self.groups.keys() - plan.views.keys()
+        for view_id in gone:
+            self.groups.pop(view_id).free()
+            self.loading.pop(view_id, None)
+        new = plan.views.keys() - self.groups.keys()
+        self.groups |= {view_id: Group(plan.views[view_id], self.memory) for view_id in new}
+        self.unbuilt = (self.unbuilt - gone) | new
+        self.plan = plan
+        self.applied = self._of_plan(self.applied)
+        self.unsaved = True
+        return gone
+
+    def remove(self, view_ids: Collection[str]) -> None:
+        """Remove views from disk: first from the mark, durably, and then their rows.
+
+        A crash in between leaves rows that nobody reads.
+        """
+        if not view_ids or not (self.has_store or self._stores.exists(self.number)):
+            return
+        mark = self.store.mark()
+        if mark is not None and not mark.seen.isdisjoint(view_ids):
+            self.store.write(mark.without(view_ids), [])
+            self.store.flush()
+        for view_id in view_ids:
+            self.store.delete_view(view_id)
 
     def _check(self, mark: Mark) -> None:
         where = f"state folder {self.store.path}"
@@ -194,10 +230,28 @@ class Shard:
         return values
 
     def begin_loading(self, view_id: str, lanes: Mapping[str, Stretch]) -> None:
-        """Let the past of a view come, whose lanes lack these stretches; none is all there."""
+        """Let the past of a view come, whose lanes lack these stretches; none is all there.
+
+        A lane that nothing was applied of is waited for: where its past ends is said by
+        `begin_lane`.
+        """
         self.unbuilt.discard(view_id)
         self.loading[view_id] = Loading(self.groups[view_id].view.fingerprint, dict(lanes))
         self._check_loaded(view_id)
+
+    def waits_for(self, lane: str) -> bool:
+        """Whether the first record of a lane will say where the past of its views ends."""
+        return lane not in self.applied and any(
+            lane in loading.lanes for loading in self.loading.values()
+        )
+
+    def begin_lane(self, lane: str, offset: int) -> None:
+        """Let a lane that was waited for come live above an offset; up to there it is history."""
+        self.applied[lane] = offset
+        for view_id, loading in list(self.loading.items()):
+            if lane in loading.lanes:
+                loading.lanes[lane].seam = offset
+                self._check_loaded(view_id)
 
     def loaded(self, view_id: str, lane: str, cursor: int) -> None:
         """Note how far a lane's past has come; with the last of it the view can be read."""
@@ -210,7 +264,9 @@ class Shard:
         self._check_loaded(view_id)
 
     def _check_loaded(self, view_id: str) -> None:
-        if not self.loading[view_id].left:
+        self.unsaved = True
+        loading = self.loading[view_id]
+        if not loading.left and loading.lanes.keys() <= self.applied.keys():
             del self.loading[view_id]
 
     def begin_checkpoint(self) -> Checkpoint:
@@ -239,6 +295,7 @@ class Shard:
         checkpoint = Checkpoint(mark, self.epoch, rows)
         self.epoch += 1
         self.events_since_checkpoint = 0
+        self.unsaved = False
         return checkpoint
 
     def write_checkpoint(self, checkpoint: Checkpoint, *, flush: bool = False) -> int:

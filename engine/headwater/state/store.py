@@ -49,6 +49,11 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     exchange_id: str = ""  # of the topic that next_offset is an offset of
     loading: dict[str, Loading] = msgspec.field(default_factory=dict)  # the other views
 
+    @property
+    def seen(self) -> frozenset[str]:
+        """The views that the state has something of."""
+        return frozenset((*self.views, *self.loading))
+
     def without(self, view_ids: Container[str]) -> Mark:
         """Return the mark of a state that has never seen these views."""
         views = {v: fingerprint for v, fingerprint in self.views.items() if v not in view_ids}

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import headwater as hw
 from headwater.cli.demo.features import delay_model
-from headwater.flow.exchange import lane_of
 from headwater.flow.settings import WorkerSettings
+from headwater.state.lane import lane_of
 from headwater_serving.client import connect
 
 if TYPE_CHECKING:
