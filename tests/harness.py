@@ -12,7 +12,7 @@ import polars as pl
 import headwater as hw
 from headwater.flow import plain_driver
 from headwater.flow.pipeline import Tick
-from headwater.flow.running import CurrentPlan
+from headwater.flow.running import CurrentPlan, Running
 from headwater.flow.settings import WorkerSettings
 from headwater.flow.starts import resolve_start
 from headwater.flow.worker import Worker
@@ -202,6 +202,12 @@ class Harness:
         batches: Batches = [*pipeline.source.poll()[:-1], Tick(0, idle=False)]
         for stage in pipeline.stages:
             batches = stage(batches)
+
+    def adopt(self, plan: Plan) -> None:
+        """Let the worker, and a later one, run another plan; the shards take it on at once."""
+        self.plan = plan
+        self.worker.adoption.offer(Running.of(plan, self.worker.current.now.number + 1))
+        self.step(len(self.sources))
 
     def settle(self) -> None:
         """Run everything until all that was pushed is applied and committed."""

@@ -135,7 +135,7 @@ class Host:
         self.ingests = list(groups[0])
         (self.sink,) = groups[1]
         if profile.slice_rows is not None:
-            self.sink.stages[0]._slice_rows = profile.slice_rows  # type: ignore[attr-defined]
+            self.sink.stages[0]._slice_rows = lambda: profile.slice_rows  # type: ignore[attr-defined]
         worker.backfill._rows_max = profile.piece_rows
         if worker.shards:
             self.witness.opened(list(worker.shards))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
 from harness import BASE_US, SECOND_US, Harness, click
+from held import Held
 
 import headwater as hw
 from headwater.flow.answer import Status
@@ -17,7 +17,6 @@ from headwater.plan.plan import compile_plan
 from headwater_connectors.log.log import OffsetLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 AT_US = BASE_US + 1_000 * SECOND_US
@@ -37,30 +36,6 @@ totals = hw.view(
 )
 ONE = compile_plan([hw.service("model", [counts])])
 BOTH = compile_plan([hw.service("model", [counts, totals])])
-
-
-class Held(Executor):
-    """Runs what was submitted when told to, in this thread."""
-
-    def __init__(self) -> None:
-        self.jobs: list[tuple[Future[Any], Callable[[], Any]]] = []
-
-    def submit(self, function: Callable[..., Any], /, *arguments: Any, **_: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self.jobs.append((future, lambda: function(*arguments)))
-        return future
-
-    def run(self) -> int:
-        jobs, self.jobs = self.jobs, []
-        for future, job in jobs:
-            try:
-                future.set_result(job())
-            except Exception as error:  # noqa: BLE001 - as a pool does
-                future.set_exception(error)
-        return len(jobs)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self.jobs.clear()
 
 
 class Grown:

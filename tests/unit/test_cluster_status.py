@@ -36,8 +36,8 @@ class FakeLanes:
     def learn(self, partitions: Mapping[str, int]) -> None:
         pass
 
-    def all(self) -> tuple[str, ...]:
-        return ()
+    def of_view(self, view: object) -> tuple[str, ...]:
+        raise AssertionError(f"no plan has {view}")
 
 
 class Cluster:
@@ -50,7 +50,7 @@ class Cluster:
         self.freshness = Freshness(lambda: self.now_us)
         self.worker = SimpleNamespace(
             log=self.log,
-            plan=SimpleNamespace(streams={"orders": None}),
+            current=SimpleNamespace(plan=SimpleNamespace(streams={"orders": None}, views={})),
             exchange="shop.exchange",
             metrics=self.metrics,
             memory=SimpleNamespace(lock=threading.Lock()),

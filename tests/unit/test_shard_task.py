@@ -357,7 +357,7 @@ def test_a_read_between_slices_is_the_state_of_its_exchange_offset(
         return False
 
     task = lanes.harness.sink.stages[0]
-    monkeypatch.setattr(task, "_slice_rows", 3)
+    monkeypatch.setattr(task, "_slice_rows", lambda: 3)
     monkeypatch.setattr(lanes.harness.worker.checkpoints, "relieve", look)
     lanes.apply()
     assert len(seen) > 1

@@ -72,7 +72,7 @@ class Backfill:
         self._starts = starts
         self._checkpoints = checkpoints
         self._ahead = ahead
-        self._rows_max = min(_PIECE_ROWS, rows_at_once(memory, len(current.plan.views)))
+        self._rows_max = _PIECE_ROWS
         self._lane = ""  # which is being read
         self._pieces: Iterator[Past] | None = None
         self._next: Future[Past | None] | None = None
@@ -192,9 +192,8 @@ class Backfill:
             return False
         self._lane = min(wanted, key=lambda lane: (wanted[lane][0], lane))
         _, binding, partition = parts_of(self._lane)
-        self._pieces = self._history.read(
-            binding, partition, wanted[self._lane], rows_max=self._rows_max
-        )
+        rows_max = min(self._rows_max, rows_at_once(self._memory, len(self._current.plan.views)))
+        self._pieces = self._history.read(binding, partition, wanted[self._lane], rows_max=rows_max)
         return True
 
     def _read_on(self) -> None:

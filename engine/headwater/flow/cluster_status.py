@@ -161,7 +161,10 @@ class ClusterStatus:
             return sorted(self._worker.shards.values(), key=lambda shard: shard.number)
 
     def _age_us(self, shard: Shard) -> int | None:
+        """Return how old a read of any view may be that the shard has the past of."""
         freshness = self._guard.freshness
-        return freshness.age_us(
-            shard.number, shard.next_offset, self._lanes.all(), freshness.now_us()
-        )
+        views = self._worker.current.plan.views.values()
+        # Of a new view's lanes nothing may have been heard yet, and its answers say WARMING.
+        known = [view for view in views if view.id not in shard.loading]
+        lanes = {lane for view in known for lane in self._lanes.of_view(view)}
+        return freshness.age_us(shard.number, shard.next_offset, lanes, freshness.now_us())

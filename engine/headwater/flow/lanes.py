@@ -37,10 +37,6 @@ class Lanes:
         """Return the lanes of a view."""
         return self._by_binding()[view.binding.id]
 
-    def all(self) -> tuple[str, ...]:
-        """Return the lanes of all views."""
-        return tuple(lane for lanes in self._by_binding().values() for lane in lanes)
-
     def _by_binding(self) -> Mapping[str, tuple[str, ...]]:
         running, lanes = self._table
         if running is not self._current.now:

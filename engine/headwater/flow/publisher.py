@@ -82,6 +82,7 @@ class Publisher:
             for lane in self._lanes[partition]:
                 if lane.wire.binding.id not in told:
                     self._tell_all(lane, before)
+        self._producer.dispatch()
 
     def begin(self, partition: int, offset: int) -> None:
         """Take a partition on from an offset, and tell every shard so.

@@ -83,19 +83,16 @@ class ShardTask:
         self._heard = heard
         self._current = current
         self._running = current.now
-        self._slice_rows = rows_at_once(memory, len(current.plan.views))
 
     def __call__(self, batches: Batches) -> Batches:
         """Apply every record of a poll, then let the checkpoint policy act."""
-        if self._running is not self._current.now:
-            self._running = self._current.now
-            self._slice_rows = rows_at_once(self._memory, len(self._running.plan.views))
+        self._running = self._current.now
         pending: list[_Piece] = []
-        rows = 0
+        rows, rows_max = 0, self._slice_rows()
         for piece in self._pieces(batches):
             pending.append(piece)
             rows += piece.count
-            if rows >= self._slice_rows:
+            if rows >= rows_max:
                 self._apply(pending)
                 pending, rows = [], 0
         if pending:
@@ -205,8 +202,11 @@ class ShardTask:
             shard=shard.number,
         )
         return self._history.read(
-            header.binding, header.partition, stretch, rows_max=self._slice_rows
+            header.binding, header.partition, stretch, rows_max=self._slice_rows()
         )
+
+    def _slice_rows(self) -> int:
+        return rows_at_once(self._memory, len(self._running.plan.views))
 
     def _apply(self, pieces: list[_Piece]) -> None:
         """Apply pieces, all at once for a reader; half at a time where memory is too small."""
