@@ -63,7 +63,6 @@ class ArchiveTask:
     def __init__(
         self,
         decoder: Decoder,
-        topic_id: str,
         current: CurrentPlan,
         *,
         archive: Archive,
@@ -76,7 +75,7 @@ class ArchiveTask:
         self._decoder = decoder
         self._stream = decoder.stream
         self._current = current
-        self._topic_id = topic_id
+        self._topic_id = start.topic_id
         self._archive = archive
         self._consumer = consumer
         self._metrics = metrics
@@ -90,7 +89,7 @@ class ArchiveTask:
         # Numbers of who wants all of it archived now, and of whom that has been done for.
         self._wanted = 0
         self.completed = 0
-        self._care = ArchiveCare(archive, self._stream.topic, topic_id, care)
+        self._care = ArchiveCare(archive, self._stream.topic, start.topic_id, care)
         # When others have extended partitions that are ours.
         self._conflicts: dict[int, list[int]] = {}
 

@@ -233,7 +233,6 @@ class Worker:
         )
         task = ArchiveTask(
             Decoder(self.current.plan.streams[topic.name], self.settings.namespace, self._registry),
-            topic.id,
             self.current,
             archive=archive,
             consumer=consumer,
