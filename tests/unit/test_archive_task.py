@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import pytest
 from faulty_blobs import FAULTS, FaultyBlobs
 from harness import BASE_US, click, clicks_plan
 
+import headwater as hw
 from headwater.flow.archive_care import CareSettings
 from headwater.flow.archive_task import ArchiveTask
 from headwater.flow.decode import Decoder
 from headwater.flow.metrics import Metrics
 from headwater.flow.pipeline import Tick
+from headwater.flow.running import CurrentPlan, Running
 from headwater.flow.starts import resolve_start
+from headwater.plan.plan import compile_plan
 from headwater_connectors.archive.archive import Archive
 from headwater_connectors.archive.blobs import FolderBlobs
 from headwater_connectors.archive.errors import ArchiveConflictError
@@ -30,7 +35,8 @@ class Writer:
     def __init__(
         self, log: MemoryLog, folder: Path | FaultyBlobs, care: CareSettings | None = None
     ) -> None:
-        (stream,) = clicks_plan().streams.values()
+        self.current = CurrentPlan(clicks_plan())
+        (stream,) = self.current.plan.streams.values()
         self.topic = log.topic(stream.topic)
         blobs = folder if isinstance(folder, FaultyBlobs) else FolderBlobs(folder)
         self.archive = Archive(blobs, stamp="test")
@@ -38,7 +44,7 @@ class Writer:
         self.metrics = Metrics()
         self.task = ArchiveTask(
             Decoder(stream, "test"),
-            self.topic.id,
+            self.current,
             archive=self.archive,
             consumer=self.consumer,
             metrics=self.metrics,
@@ -65,6 +71,26 @@ def log() -> MemoryLog:
     log = MemoryLog(clock=lambda: BASE_US)
     log.create_topic("clicks", partitions=1, append_time=False)
     return log
+
+
+def test_a_stream_that_gains_a_column_is_archived_with_it_from_the_next_file_on(
+    log: MemoryLog, tmp_path: Path
+) -> None:
+    writer = Writer(log, tmp_path)
+    push(log, 2, y=1)
+    writer.take()
+    (stream,) = writer.current.plan.streams.values()
+    wider = replace(stream, schema=dict(stream.schema) | {"y": pl.Int64()})
+    user = hw.entity("user", key="user")
+    view = hw.view("ys", features=wider.group_by(user).window("1h").agg(y=hw.sum("y")))
+    writer.current.now = Running.of(compile_plan([view]), 2)
+    push(log, 3, y=2)
+    writer.take()
+    writer.write(0)
+    (one, two) = writer.archive.manifests(writer.topic.name, writer.topic.id, 0)
+    assert ("y" in one.columns, "y" in two.columns) == (False, True)
+    assert (one.to_offset, two.to_offset) == (1, 4)
+    assert writer.offsets() == [0, 1, 2, 3, 4]
 
 
 def push(log: MemoryLog, count: int, **changes: Any) -> None:
