@@ -22,6 +22,7 @@ from headwater.flow.metrics import Metrics
 from headwater.flow.reader import ShardReader
 from headwater.flow.running import CurrentPlan
 from headwater.flow.settings import WorkerSettings
+from headwater.flow.starts import Start
 from headwater.kernels.rows import NO_HORIZON
 from headwater.state.memory import Memory
 from headwater.state.shard import Shard
@@ -72,7 +73,7 @@ class InMemory:
             self.shards,
             self._memory,
             lambda: 0,
-            complete_from={topic: NO_HORIZON},
+            starts={topic: Start("", {}, NO_HORIZON)},
         )
 
     def batches(self, values: dict[int, list[bytes]], arrival_ms: int) -> list[Records]:

@@ -68,7 +68,7 @@ class Cluster:
             shards,
             worker.memory,
             self.store.clock,
-            complete_from={topic: start.complete_from_us for topic, start in worker.starts.items()},
+            starts=worker.starts,
             shard_count=self.count,
             guard=Guard(freshness, lambda _: [LANE], **guard),
             peers=peers,

@@ -7,11 +7,11 @@ import socket
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
 
 from headwater.errors import ConfigError, HeadwaterError
 from headwater.flow import plain_driver
@@ -19,16 +19,17 @@ from headwater.flow.archive_care import CareSettings
 from headwater.flow.boot_clock import boot_clock_us
 from headwater.flow.checkpoint_store import CheckpointStore
 from headwater.flow.cluster_status import ClusterStatus
+from headwater.flow.follower import Follower
 from headwater.flow.freshness import Freshness, Guard
 from headwater.flow.lanes import Lanes
 from headwater.flow.membership import Shared
 from headwater.flow.orphans import Orphans
+from headwater.flow.pipeline_threads import PipelineThreads
 from headwater.flow.plans_topic import PlansTopic
 from headwater.flow.running import CurrentPlan
 from headwater.flow.settings import WorkerSettings
 from headwater.flow.starts import resolve_start
 from headwater.flow.stream_reset import with_cure
-from headwater.flow.turns import Turns
 from headwater.flow.warm_up import warm_up
 from headwater.flow.worker import Worker
 from headwater.logs import get_logger
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 
     from headwater.config import Config
     from headwater.flow.metrics import Metrics
-    from headwater.flow.pipeline import Batches, Pipeline, Source
     from headwater.flow.starts import Start
     from headwater.flow.status import WorkerStatus
     from headwater.plan.plan import Plan
@@ -59,7 +59,9 @@ __all__ = ["ClusterWorker"]
 _log = get_logger(__name__)
 
 _SHARDS = 16
+_KINDS = ("ingest", "archive")
 _PROBE_S = 1.0
+_FOLLOW_S = 1.0
 _ORPHANS_S = 2.0
 _PROGRESS_US = 1_000_000
 # By shard: each poll is cut into so many batches.
@@ -85,7 +87,13 @@ class ClusterWorker:
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000,
         boot_clock: Callable[[], int] = boot_clock_us,
         driver: Callable[[Sequence[Any], threading.Event], None] = plain_driver.run,
+        number: int | None = None,
     ) -> None:
+        """Take what is to be run, without doing anything yet.
+
+        `number` is that of the plan in the plans topic, which is followed then: what is applied
+        later is run without a restart. Without a number the plan is run to the end.
+        """
         self.config = config
         self.worker_id = config.worker.id_of(slot)
         self._plan = plan
@@ -93,12 +101,11 @@ class ClusterWorker:
         self._slot = slot
         self._clock = clock
         self._boot_clock = boot_clock
-        self._driver = driver
+        self._number = number
         self._stop = threading.Event()
-        self._turns = Turns()
+        self._running = PipelineThreads(driver, fail=self._fail, waited_at=log.waited_at)
         self._error: BaseException | None = None
         self._threads: list[threading.Thread] = []
-        self._polled_at: dict[int, float] = {}
         self._started_us = 0
         # Streams that have a start: what becomes of their topics is no mistake in the definitions.
         self._begun: Container[str] = ()
@@ -134,12 +141,11 @@ class ClusterWorker:
         except BaseException:
             self._peers.close()
             raise
-        self._pipelines = [pipeline for group in groups for pipeline in group]
-        # A thread for each: a commit waits while its group is made anew, and that waits for every
-        # other member. Two members in one thread would wait for each other.
-        for pipeline in self._pipelines:
-            self._spawn(pipeline.name, partial(self._drive, (pipeline,)))
+        for pipeline in (pipeline for group in groups for pipeline in group):
+            self._running.start(pipeline)
         self._spawn("probe", self._probe)
+        if self._number is not None:
+            self._spawn("plans", self._follow)
         if self._log.group_protocol == "classic":
             # With the protocol of KIP-848 the broker itself sees to it that all have an owner.
             self._spawn("orphans", self._look_for_orphans)
@@ -165,9 +171,10 @@ class ClusterWorker:
             progress_every_us=_PROGRESS_US,
             backlog_rows_max=_NO_BACKLOG,
         )
-        starts = self._starts(topic)
+        starts: dict[str, Start] = {}
+        self._agree_on_starts(topic, self._plan, starts)
         partitions = {name: self._log.topic(name).partitions for name in self._plan.streams}
-        current = CurrentPlan(self._plan)
+        current = CurrentPlan(self._plan, self._number or 0)
         lanes = Lanes(current, starts, partitions)
         guard = Guard(
             Freshness(self._boot_clock),
@@ -199,15 +206,17 @@ class ClusterWorker:
             peers=self._peers,
         )
         self.metrics: Metrics = self._worker.metrics
+        self._follower = Follower(
+            self._log, namespace, current, self.metrics,
+            prepare=self._prepare, offer=self._worker.adoption.offer,
+        )  # fmt: skip
         self._status = ClusterStatus(self._worker, guard, lanes)
 
-    def _starts(self, topic: PlansTopic) -> dict[str, Start]:
-        found = {}
-        for name, stream in self._plan.streams.items():
+    def _agree_on_starts(self, topic: PlansTopic, plan: Plan, starts: dict[str, Start]) -> None:
+        for name, stream in plan.streams.items():
             source = self._log.topic(name)
             resolve = partial(resolve_start, self._log, stream, self._clock)
-            found[name] = topic.agree_on_start(name, source.id, resolve)
-        return found
+            starts[name] = topic.agree_on_start(name, source.id, resolve)
 
     def _archive(self) -> Archive | None:
         location = self.config.worker.archive
@@ -225,24 +234,6 @@ class ClusterWorker:
         self._threads.append(thread)
         thread.start()
 
-    def _drive(self, group: tuple[Pipeline, ...]) -> None:
-        me = threading.get_ident()
-        self._polled_at[me] = time.monotonic()
-        watched = [
-            replace(
-                pipeline,
-                source=_Watched(pipeline.source, self._polled_at, me),
-                stages=(self._turns.of(pipeline.stages),),
-            )
-            for pipeline in group
-        ]
-        try:
-            self._driver(watched, self._stop)
-        except BaseException as error:  # noqa: BLE001 - kept, and raised by the next check
-            self._fail(error)
-        finally:
-            self._polled_at.pop(me, None)
-
     def _probe(self) -> None:
         """Every second, take a stamp and then ask how far the log is: freshness rests on it."""
         while not self._stop.wait(_PROBE_S):
@@ -253,16 +244,42 @@ class ClusterWorker:
             except HeadwaterError as error:
                 self._fail(error)
 
+    def _follow(self) -> None:
+        """Every second, look for a newer plan, and have the streams that the plan has read."""
+        while not self._stop.wait(_FOLLOW_S):
+            self._follower.look()
+            try:
+                self._match_streams()
+            except LogUnreachableError as error:
+                _log.warning("stream_not_opened", reason=str(error))
+            except HeadwaterError as error:
+                self._fail(error)
+
+    def _prepare(self, topic: PlansTopic, plan: Plan) -> None:
+        """Find where the streams begin that are new; refuse a plan that can't be read."""
+        self._agree_on_starts(topic, plan, self._worker.starts)
+        self._begun = topic.starts
+
+    def _match_streams(self) -> None:
+        worker, wanted = self._worker, self._worker.current.plan.streams.keys()
+        for name in wanted - worker.ingests.keys():
+            for pipeline in worker.open_stream(name):
+                self._running.start(pipeline)
+        for name in worker.ingests.keys() - wanted:
+            self._running.end({f"{kind}.{name}" for kind in _KINDS} & self._running.names)
+            worker.forget_stream(name)
+
     def _look_for_orphans(self) -> None:
         """See to it, for as long as we run, that every task is somebody's."""
         namespace, plans = self.config.namespace, PlansTopic.name_in(self.config.namespace)
         kinds = ["ingest", *(["archive"] if self._worker.archive is not None else [])]
-        watched = [(f"{namespace}.{kind}", topic) for kind in kinds for topic in self._plan.streams]
-        watched.append((f"{namespace}.shards", self._worker.exchange))
-        orphans = Orphans(self._log, watched, plans, is_stopped=self._stop.is_set)
+        orphans = Orphans(self._log, plans, is_stopped=self._stop.is_set)
         while not self._stop.wait(_ORPHANS_S):
+            topics = self._worker.current.plan.streams
+            watched = [(f"{namespace}.{kind}", topic) for kind in kinds for topic in topics]
+            watched.append((f"{namespace}.shards", self._worker.exchange))
             try:
-                orphans.look()
+                orphans.look(watched)
             except HeadwaterError as error:
                 # Nothing rests on it: what is wrong with a group its members say themselves.
                 _log.warning("orphans_not_looked_for", reason=str(error))
@@ -271,6 +288,7 @@ class ClusterWorker:
         if self._error is None:
             self._error = with_cure(error, self._begun)
         self._stop.set()
+        self._running.stop()
         self._server.set_serving(serving=False)
 
     @contextmanager
@@ -294,11 +312,7 @@ class ClusterWorker:
 
     def heartbeat_age_s(self) -> float:
         """Return how long the slowest loop has stood still; waiting for a broker isn't that."""
-        now = time.monotonic()
-        beats = [
-            max(at, self._log.waited_at(thread)) for thread, at in list(self._polled_at.items())
-        ]
-        return max((now - at for at in beats), default=0.0)
+        return self._running.heartbeat_age_s()
 
     def is_ready(self) -> bool:
         """Whether every shard here is fresh, and every other one has an owner."""
@@ -309,19 +323,23 @@ class ClusterWorker:
 
     def status(self) -> WorkerStatus:
         """Say what this worker holds and how far it is."""
-        return self._status.status(self.worker_id, self.target, self._started_us)
+        found = self._status.status(self.worker_id, self.target, self._started_us)
+        return structs.replace(found, plan_refused=self._follower.refused)
 
     def stop(self) -> None:
         """Stop in order: no new calls, tasks handed over, last checkpoints written and stored."""
         self._server.set_serving(serving=False)
         self._stop.set()
+        # First who starts and ends pipelines.
         for thread in self._threads:
             thread.join()
+        self._running.stop()
+        self._running.join()
         try:
             if self._error is None:
                 # Each gives its partitions up as if they were revoked: commits, files, checkpoints.
                 with self._cured():
-                    _close_all([pipeline.source for pipeline in self._pipelines])
+                    self._running.close()
                     self._worker.close()
             else:
                 self._worker.abandon()
@@ -329,34 +347,6 @@ class ClusterWorker:
             self._server.stop()
             self._worker.reader.close()
             self._peers.close()
-
-
-class _Watched:
-    """A source that notes when it was last polled."""
-
-    def __init__(self, source: Source, polled_at: dict[int, float], thread: int) -> None:
-        self._source = source
-        self._polled_at = polled_at
-        self._thread = thread
-
-    def poll(self) -> Batches:
-        self._polled_at[self._thread] = time.monotonic()
-        return self._source.poll()
-
-    def close(self) -> None:
-        self._source.close()
-
-
-def _close_all(sources: Sequence[Source]) -> None:
-    """Close sources at the same time, as they ran; raise the first error once all have ended.
-
-    A member that leaves may have to wait until its group is made anew, and that waits for every
-    other member.
-    """
-    with ThreadPoolExecutor(max(1, len(sources)), thread_name_prefix="headwater-close") as pool:
-        closing = [pool.submit(source.close) for source in sources]
-    for each in closing:
-        each.result()
 
 
 def _free_port(host: str) -> int:

@@ -175,6 +175,8 @@ def status_message(status: WorkerStatus) -> peer_pb2.GetStatusResponse:
         backlog_rows=status.backlog_rows,
         dead_letters=status.dead_letters,
         history_left=status.history_left,
+        plan=status.plan,
+        plan_refused=status.plan_refused,
     )
 
 
@@ -190,6 +192,8 @@ def status_from(message: peer_pb2.GetStatusResponse) -> WorkerStatus:
         backlog_rows=message.backlog_rows,
         dead_letters=message.dead_letters,
         history_left=message.history_left,
+        plan=message.plan,
+        plan_refused=message.plan_refused,
     )
 
 

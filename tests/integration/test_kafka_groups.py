@@ -292,16 +292,15 @@ def test_partitions_that_are_nobodys_get_an_owner(broker: Broker, log: KafkaLog)
         now_s = 0.0
         orphans = Orphans(
             log,
-            [("orphaned", "groups.t")],
             "groups.plans",
             is_stopped=lambda: False,
             clock=lambda: now_s,
         )
         wait_until(lambda: 0 < len(owned()) < 4, "some are nobody's")
-        orphans.look()
+        orphans.look([("orphaned", "groups.t")])
         assert 0 < len(owned()) < 4
         now_s += 5
-        orphans.look()
+        orphans.look([("orphaned", "groups.t")])
         wait_until(lambda: owned() == {0, 1, 2, 3}, "all have an owner")
         assert describe_group(log, "orphaned").state == "stable"
 

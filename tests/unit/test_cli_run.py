@@ -366,7 +366,8 @@ def test_a_worker_runs_with_its_plan_and_answers_for_its_health(features, monkey
     found: dict[str, object] = {}
     made: list[FakeWorker] = []
 
-    def make(*arguments: object) -> FakeWorker:
+    def make(*arguments: object, number: int | None) -> FakeWorker:
+        assert number is None  # the plan comes from a file
         worker = FakeWorker(*arguments)
         worker.on_check = functools.partial(ask_all, worker)
         made.append(worker)

@@ -10,6 +10,7 @@ import pytest
 
 from headwater.cluster_worker import ClusterWorker
 from headwater.errors import StateError
+from headwater.flow.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,13 @@ class Stopped:
     def __init__(self, *closes: Callable[[], object]) -> None:
         self.did: list[str] = []
         config = SimpleNamespace(worker=SimpleNamespace(id_of=lambda _: "a"))
-        self.worker = worker = ClusterWorker(None, None, config)  # type: ignore[arg-type]
+        log = SimpleNamespace(waited_at=None)
+        self.worker = worker = ClusterWorker(
+            None,
+            log,
+            config,
+            driver=lambda *_: None,  # type: ignore[arg-type]
+        )
         worker._server = SimpleNamespace(
             set_serving=lambda *, serving: self.did.append(f"serving {serving}"),
             stop=lambda: self.did.append("server stopped"),
@@ -35,9 +42,9 @@ class Stopped:
             reader=SimpleNamespace(close=lambda: None),
         )
         worker._peers = SimpleNamespace(close=lambda: None)
-        worker._pipelines = [
-            SimpleNamespace(source=SimpleNamespace(close=close)) for close in closes
-        ]
+        for number, close in enumerate(closes):
+            source = SimpleNamespace(close=close)
+            worker._running.start(Pipeline(f"p{number}", source, ()))  # type: ignore[arg-type]
 
 
 def test_a_source_may_wait_until_the_others_let_go_too() -> None:

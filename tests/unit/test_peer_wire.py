@@ -140,7 +140,8 @@ def test_a_status_arrives_as_it_was() -> None:
     )  # fmt: skip
     status = WorkerStatus(
         worker="w", target="h:1", namespace="n", started_us=2**50, tasks=tasks, state_bytes=2**40,
-        backlog_rows=3, dead_letters=4, history_left=2**40,
+        backlog_rows=3, dead_letters=4, history_left=2**40, plan=7,
+        plan_refused="not this one",
     )  # fmt: skip
     assert status_from(status_message(status)) == status
 

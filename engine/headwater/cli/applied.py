@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 __all__ = ["applied_plan"]
 
 
-def applied_plan(log: Log, namespace: str) -> Plan:
-    """Return the plan that counts; raise NotFoundError where there is none, or an empty one."""
-    plan = PlansTopic(log, namespace).plan()
+def applied_plan(log: Log, namespace: str) -> tuple[int, Plan]:
+    """Return the plan that counts, and its number.
+
+    Raises NotFoundError where there is none, or an empty one.
+    """
+    topic = PlansTopic(log, namespace)
+    plan = topic.plan()
     if plan is None or not plan.views:
         msg = (
             f'nothing is applied to namespace "{namespace}": apply definitions with headwater'
             " apply features.py, or give the file to run"
         )
         raise NotFoundError(msg)
-    return plan
+    return topic.number, plan

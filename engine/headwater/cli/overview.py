@@ -37,6 +37,8 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
     state_bytes: int | None = None
     dead_letters: int | None = None
     history_left: int | None = None  # records that its new views wait for: they are WARMING
+    plan: int | None = None  # the number of the applied plan that it runs, 0 for one from a file
+    plan_refused: str | None = None  # why it runs no newer one
     started_us: int | None = None
     error: str | None = None
 
@@ -241,6 +243,8 @@ def _worker_row(target: str, said: WorkerStatus | str, owners: Mapping[_Key, _Ow
         state_bytes=said.state_bytes,
         dead_letters=said.dead_letters,
         history_left=said.history_left,
+        plan=said.plan,
+        plan_refused=said.plan_refused or None,
         started_us=said.started_us,
     )
 

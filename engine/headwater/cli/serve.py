@@ -64,4 +64,4 @@ def serve(
 
 def _applied(path: Path) -> list[View | Service]:
     with PlaceFlags(folder=path).opened() as place:
-        return applied_plan(place.log, place.topic.namespace).definitions
+        return applied_plan(place.log, place.topic.namespace)[1].definitions

@@ -70,7 +70,7 @@ def show(found: Overview, console: Console) -> None:
     """Write the tables, and under them what needs somebody's attention."""
     from rich.table import Table
 
-    workers = Table("worker", "address", "tasks", "state", "dead letters", title="Workers")
+    workers = Table("worker", "address", "plan", "tasks", "state", "dead letters", title="Workers")
     for worker in found.workers:
         workers.add_row(*_worker_cells(worker))
     tasks = Table("task", "worker", "state", title="Tasks")
@@ -91,7 +91,8 @@ def _worker_cells(worker: WorkerRow) -> list[str]:
     tasks = " ".join(f"{count} {kind}" for kind, count in worker.tasks.items()) or "none"
     state = "does not answer" if worker.error is not None else size_text(worker.state_bytes or 0)
     dead = "–" if worker.dead_letters is None else f"{worker.dead_letters:,}"
-    return [worker.worker, worker.target, tasks, state, dead]
+    plan = {None: "–", 0: "file"}.get(worker.plan, str(worker.plan))
+    return [worker.worker, worker.target, plan, tasks, state, dead]
 
 
 def _task_cells(task: TaskRow) -> list[str]:
@@ -118,6 +119,11 @@ def _troubles(found: Overview) -> list[str]:
         " are WARMING until then"
         for worker in found.workers
         if worker.history_left
+    ]
+    lines += [
+        f"{worker.worker} runs plan {worker.plan} and can't run a newer one: {worker.plan_refused}"
+        for worker in found.workers
+        if worker.plan_refused is not None
     ]
     lines += [
         f"group {name} is rebalancing: owners are as the workers say"

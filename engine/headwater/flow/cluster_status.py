@@ -118,14 +118,15 @@ class ClusterStatus:
             backlog_rows=sum(task.lag or 0 for task in self._tasks() if task.kind == "shard"),
             dead_letters=int(dead),
             history_left=worker.backfill.left,
+            plan=worker.current.now.number,
         )
 
     def _tasks(self) -> list[TaskStatus]:
         worker = self._worker
         found = []
-        for topic, ingest in worker.ingests.items():
+        for topic, ingest in list(worker.ingests.items()):
             found += self._of_source("ingest", topic, ingest.positions)
-        for topic, archive in worker.archive_tasks.items():
+        for topic, archive in list(worker.archive_tasks.items()):
             found += self._of_source("archive", topic, archive.positions)
         for shard in self._shards():
             age_us = self._age_us(shard)

@@ -69,6 +69,10 @@ class Metrics:
             "headwater_checkpoint_store_failures", "Checkpoints that could not be stored",
             registry=registry,
         )  # fmt: skip
+        self._add_history(registry)
+
+    def _add_history(self, registry: CollectorRegistry) -> None:
+        """Add what is told of plans, their views' past and the archive."""
         self.history_rows = Counter(
             "headwater_history_rows", "Rows of the past read for views that were new to a shard",
             registry=registry,
@@ -79,6 +83,14 @@ class Metrics:
         )  # fmt: skip
         self.history_failures = Counter(
             "headwater_history_failures", "Times the past of a view could not be read",
+            registry=registry,
+        )  # fmt: skip
+        self.plan_number = Gauge(
+            "headwater_plan_number", "The applied plan that runs, 0 for one from a file",
+            registry=registry,
+        )  # fmt: skip
+        self.plan_refused = Gauge(
+            "headwater_plan_refused", "1 while a newer plan is applied that can't be run here",
             registry=registry,
         )  # fmt: skip
         self.archive_failures = Counter(

@@ -31,7 +31,7 @@ _POLL_S = 0.2
 
 
 class Orphans:
-    """Looks for orphans of groups, given as (group, topic), and gets them an owner.
+    """Looks for orphans of groups, and gets them an owner.
 
     `bystander` is a topic that nobody in these groups reads; `is_stopped` ends a wait.
     """
@@ -39,22 +39,20 @@ class Orphans:
     def __init__(
         self,
         log: KafkaLog,
-        watched: Sequence[tuple[str, str]],
         bystander: str,
         *,
         is_stopped: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log = log
-        self._watched = watched
         self._bystander = bystander
         self._is_stopped = is_stopped
         self._clock = clock
         self._since: dict[tuple[str, str], float] = {}
 
-    def look(self) -> None:
-        """Look at every group once; raises LogUnreachableError, which changes nothing."""
-        for group, topic in self._watched:
+    def look(self, watched: Sequence[tuple[str, str]]) -> None:
+        """Look at every (group, topic) once; raises LogUnreachableError, which changes nothing."""
+        for group, topic in watched:
             owners = owners_of(self._log, group, topic)
             now, key = self._clock(), (group, topic)
             if owners is None or len(owners) >= self._log.topic(topic).partitions:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from headwater.flow.peers import Peers, RowsRequest
     from headwater.flow.running import CurrentPlan, Running
     from headwater.flow.shard_reads import RowsAnswer, ViewRows
+    from headwater.flow.starts import Start
     from headwater.plan.plan import Plan, ServicePlan, ViewPlan
     from headwater.state.memory import Memory
     from headwater.state.shard import Shard
@@ -60,12 +61,12 @@ class ShardReader:
         memory: Memory,
         clock: Callable[[], int],
         *,
-        complete_from: Mapping[str, int],
+        starts: Mapping[str, Start],
         shard_count: int | None = None,
         guard: Guard | None = None,
         peers: Peers | None = None,
     ) -> None:
-        self._complete_from = complete_from
+        self._starts = starts
         # Raises where what stands behind these shards has stopped: old values aren't served as new.
         self.check: Callable[[], None] = lambda: None
         self._current = current
@@ -187,10 +188,9 @@ class ShardReader:
         table = view.layout.table
         edges = np.empty(len(table.windows), np.int64)
         left_edges(table.windows, t_us, edges)
-        warming: NDArray[np.bool_] = (
-            edges[table.features[:, 0]] < self._complete_from[view.stream.topic]
-        ) & (self._complete_from[view.stream.topic] > NO_HORIZON)
-        return warming
+        complete_from_us = self._starts[view.stream.topic].complete_from_us
+        warming: NDArray[np.bool_] = edges[table.features[:, 0]] < complete_from_us
+        return warming & (complete_from_us > NO_HORIZON)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

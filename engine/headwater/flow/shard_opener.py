@@ -107,7 +107,8 @@ class ShardOpener:
 
     def _check_not_ahead(self, shards: list[Shard]) -> None:
         """Refuse state that has applied more than the log holds."""
-        for name, start in self._starts.items():
+        for name in self._current.plan.streams:
+            start = self._starts[name]
             ends = self._log.end_offsets(name)
             for binding in self._current.plan.bindings_of(name):
                 for partition, end in enumerate(ends):

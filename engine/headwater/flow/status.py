@@ -40,4 +40,6 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     state_bytes: int
     backlog_rows: int
     dead_letters: int
+    plan: int = 0  # the number of the applied plan that runs, 0 for one from a file
+    plan_refused: str = ""  # why a newer one isn't run
     history_left: int = 0  # records of the past that its new views still wait for

@@ -142,7 +142,7 @@ class Worker:
             self.shards,
             self.memory,
             self.clock,
-            complete_from={topic: one.complete_from_us for topic, one in self.starts.items()},
+            starts=self.starts,
             shard_count=self.settings.shards,
             guard=guard,
             peers=peers,
@@ -177,14 +177,27 @@ class Worker:
 
     def pipelines(self) -> tuple[tuple[Pipeline, ...], ...]:
         """Return the pipelines, in groups that may each have a thread: ingest, shards, archive."""
-        topics = [self.log.topic(topic) for topic in self.current.plan.streams]
-        ingests = tuple(self._ingest_pipeline(topic) for topic in topics)
-        if self.archive is not None:
-            archives = [self._archive_pipeline(topic, self.archive) for topic in topics]
-            return (ingests, (self._shard_pipeline,), tuple(archives))
-        return (ingests, (self._shard_pipeline,))
+        opened = [self.open_stream(topic) for topic in self.current.plan.streams]
+        ingests, archives = [one[0] for one in opened], [two for _, *rest in opened for two in rest]
+        shards = (self._shard_pipeline,)
+        return (tuple(ingests), shards, *([tuple(archives)] if archives else []))
+
+    def open_stream(self, name: str) -> tuple[Pipeline, ...]:
+        """Return the pipelines that read a stream of the plan: ingest, and the archive if any."""
+        topic = self.log.topic(name)
+        ingest = self._ingest_pipeline(topic)
+        if self.archive is None:
+            return (ingest,)
+        return (ingest, self._archive_pipeline(topic, self.archive))
+
+    def forget_stream(self, name: str) -> None:
+        """Take note that the pipelines of a stream have ended."""
+        del self.ingests[name]
+        self.archive_tasks.pop(name, None)
 
     def _ingest_pipeline(self, topic: Topic) -> Pipeline:
+        # First what needs a broker: without it nothing is begun.
+        dead_letters = self._dead_letters(topic)
         consumer = self._membership.consumer(f"{self.settings.namespace}.ingest", topic)
         publisher = Publisher(
             self.current,
@@ -200,7 +213,7 @@ class Worker:
             publisher,
             producer=self._producer,
             consumer=consumer,
-            dead_letters=self._dead_letters(topic),
+            dead_letters=dead_letters,
             metrics=self.metrics,
             start=self.starts[topic.name],
             source_end=None

@@ -67,7 +67,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("worker", "target", "namespace", "started_us", "tasks", "state_bytes", "backlog_rows", "dead_letters", "history_left")
+    __slots__ = ("worker", "target", "namespace", "started_us", "tasks", "state_bytes", "backlog_rows", "dead_letters", "history_left", "plan", "plan_refused")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
@@ -77,6 +77,8 @@ class GetStatusResponse(_message.Message):
     BACKLOG_ROWS_FIELD_NUMBER: _ClassVar[int]
     DEAD_LETTERS_FIELD_NUMBER: _ClassVar[int]
     HISTORY_LEFT_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    PLAN_REFUSED_FIELD_NUMBER: _ClassVar[int]
     worker: str
     target: str
     namespace: str
@@ -86,7 +88,9 @@ class GetStatusResponse(_message.Message):
     backlog_rows: int
     dead_letters: int
     history_left: int
-    def __init__(self, worker: _Optional[str] = ..., target: _Optional[str] = ..., namespace: _Optional[str] = ..., started_us: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[TaskStatus, _Mapping]]] = ..., state_bytes: _Optional[int] = ..., backlog_rows: _Optional[int] = ..., dead_letters: _Optional[int] = ..., history_left: _Optional[int] = ...) -> None: ...
+    plan: int
+    plan_refused: str
+    def __init__(self, worker: _Optional[str] = ..., target: _Optional[str] = ..., namespace: _Optional[str] = ..., started_us: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[TaskStatus, _Mapping]]] = ..., state_bytes: _Optional[int] = ..., backlog_rows: _Optional[int] = ..., dead_letters: _Optional[int] = ..., history_left: _Optional[int] = ..., plan: _Optional[int] = ..., plan_refused: _Optional[str] = ...) -> None: ...
 
 class TaskStatus(_message.Message):
     __slots__ = ("kind", "topic", "partition", "state", "next_offset", "end_offset", "freshness_ms")

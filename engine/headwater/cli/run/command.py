@@ -10,7 +10,7 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from cyclopts import Parameter
 
@@ -20,8 +20,6 @@ from headwater.config import load_config
 from headwater.errors import ConfigError, HeadwaterError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from headwater.cli.run.log_lines import LogLines
     from headwater.cli.run.signals import Signals
     from headwater.cli.run.status_line import StatusLine
@@ -31,7 +29,13 @@ if TYPE_CHECKING:
     from headwater.plan.plan import Plan
     from headwater_connectors.log.kafka import KafkaLog
 
-    MakeWorker = Callable[[Plan, KafkaLog, Config, int | None], Worker]
+    class MakeWorker(Protocol):
+        """Makes a worker; with the plan's number it follows the plans topic."""
+
+        def __call__(
+            self, plan: Plan, log: KafkaLog, config: Config, slot: int | None, *, number: int | None
+        ) -> Worker: ...
+
 
 __all__ = ["run", "run_worker"]
 
@@ -108,8 +112,8 @@ def run_worker(
             _end_with_supervisor(signals)
         given = None if target is None else compile_plan(load_definitions(target))
         with closing(reached(config)) as log:
-            plan = given or applied_plan(log, config.namespace)
-            worker = (make_worker or _cluster_worker())(plan, log, config, slot)
+            number, plan = (None, given) if given else applied_plan(log, config.namespace)
+            worker = (make_worker or _cluster_worker())(plan, log, config, slot, number=number)
             lifecycle = Lifecycle(worker, limits, clock=time.monotonic)
             monitoring = Monitoring(
                 registry_of(worker, lifecycle, max_staleness_s=settings.max_staleness_ms / 1_000),
