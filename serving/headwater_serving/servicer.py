@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from headwater.flow.answer import RequestError
+from headwater.flow.answer import PlanChangedError, RequestError
 from headwater.flow.inputs import input_columns
 from headwater_proto.v1 import serving_pb2, serving_pb2_grpc
 from headwater_serving.answering import answering
@@ -84,13 +84,20 @@ class FeatureServicer(serving_pb2_grpc.FeatureServiceServicer):
     def _online(
         self, request: serving_pb2.GetOnlineFeaturesRequest
     ) -> serving_pb2.GetOnlineFeaturesResponse:
+        try:
+            return self._answered(request)
+        except PlanChangedError:
+            # Another plan came in the middle: once more, all of it by that one.
+            return self._answered(request)
+
+    def _answered(
+        self, request: serving_pb2.GetOnlineFeaturesRequest
+    ) -> serving_pb2.GetOnlineFeaturesResponse:
         info = self._info(source_of(request))
         _check_revision(request.revision, info.revision)
         inputs = self._inputs(info, request)
         at_us = request.at_us if request.HasField("at_us") else None
         answer = self._reader.read(info, inputs, at_us)
-        # The plan may have changed between the description and the read.
-        _check_revision(request.revision, answer.revision)
         _check_answer(answer, info, inputs)
         self._metrics.answered(answer)
         return online_response(answer, named=not request.revision)
@@ -131,9 +138,9 @@ def _check_revision(asked: str, served: str) -> None:
 
 def _check_answer(answer: Answer, info: ServiceInfo, inputs: pl.DataFrame) -> None:
     """Assert the reader's side of the contract; a client decodes by the description alone."""
-    if answer.revision == info.revision:
-        assert answer.values.columns == list(info.features), "columns as described"
-        assert answer.values.dtypes == list(info.features.values()), "types as described"
+    assert answer.revision == info.revision, "what was described was read"
+    assert answer.values.columns == list(info.features), "columns as described"
+    assert answer.values.dtypes == list(info.features.values()), "types as described"
     assert answer.values.height == inputs.height, "one row for each of the request"
     assert answer.statuses.shape == (answer.values.width, inputs.height), "one status for each"
     assert answer.statuses.dtype.itemsize == 1, "statuses are bytes"

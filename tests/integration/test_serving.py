@@ -9,7 +9,7 @@ import pytest
 from serving_harness import AT, AT_US, CLOCK_US, NAIVE, FakeReader, request_of
 
 from headwater.errors import HeadwaterError, NotFoundError, StateError
-from headwater.flow.answer import RequestError
+from headwater.flow.answer import PlanChangedError, RequestError, UnavailableError
 from headwater_serving.client import connect
 from headwater_serving.server import Server
 
@@ -220,3 +220,24 @@ def test_an_answer_that_breaks_the_contract_is_never_sent(client, reader, flaw):
     reader.read = read
     with pytest.raises(HeadwaterError, match="INTERNAL"):
         client.online("one", plane="N1")
+
+
+def test_a_plan_that_changes_within_a_call_costs_its_caller_nothing(client, reader):
+    real, changes = reader.read, iter([PlanChangedError("service one has just changed")])
+
+    def read(info, inputs, at_us):
+        for change in changes:
+            reader.one = replace(reader.one, revision="s2")
+            raise change
+        return real(info, inputs, at_us)
+
+    reader.read = read
+    vectors = client.online("one", tailnum=["N1"])
+    assert vectors.revision == "s2"
+    assert [info.revision for info, _, _ in reader.reads] == ["s2"]
+
+
+def test_a_plan_that_changes_again_and_again_is_told_as_unavailable(client, reader):
+    reader.failure = PlanChangedError("service one has just changed; ask for it again")
+    with pytest.raises(UnavailableError, match="ask for it again"):
+        client.online("one", tailnum=["N1"])
