@@ -82,7 +82,8 @@ class Broker:
         (topic,) = (one for one in self.log.topics() if one.id == header.topic_id)
         committed = self.log.committed(self.ingest_group, topic).get(header.partition, 0)
         done = max(self.told.get(lane, -1), committed - 1)
-        if header.from_offset <= done:
+        begins = header.from_offset == header.to_offset  # with a lane that is new or came back
+        if header.from_offset <= done or begins:
             self.told[lane] = max(done, header.to_offset)
 
     def grow(self, name: str) -> None:

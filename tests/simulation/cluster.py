@@ -14,6 +14,7 @@ from simulation.fuse import Crash
 from simulation.host import Host
 from simulation.workload import SECOND_US
 
+from headwater.flow.running import Running
 from headwater_connectors.archive.errors import ArchiveError
 from headwater_connectors.log.log import DeliveryError, LogUnreachableError, OffsetLostError
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from simulation.strand import Strand
 
     from headwater.flow.starts import Start
+    from headwater.plan.plan import Plan
 
 __all__ = ["Cluster", "Slot"]
 
@@ -66,7 +68,7 @@ class Cluster:
         self.broker = broker
         self.counts = broker.counts
         self.trace: list[str] = []
-        self.plan = profile.plans[0]
+        self.running = Running.of(profile.plans[0], 1)
         self.coordinator = Coordinator(broker, broker.rng)
         self.bucket = Bucket()
         self.slots = [Slot(f"w{n}", Disk(new_root)) for n in range(profile.workers)]
@@ -75,6 +77,7 @@ class Cluster:
         self._rng = rng
         self._starts = starts
         self._read = read
+        self._seen: set[str] = set()  # views that were applied before
 
     def alive(self) -> list[Host]:
         """Return every process there is, those that stand still included."""
@@ -95,7 +98,7 @@ class Cluster:
     def step(self, host: Host) -> None:
         """Let one thread of a host do something, or go on with what it was doing."""
         rng = self._rng
-        (strand,) = rng.choices(list(host.threads.values()), (4, 5, 2, 3, 2))
+        (strand,) = rng.choices(list(host.threads.values()), (4, 5, 2, 3, 2, 1))
         if strand.busy:
             if strand.may_go_on():
                 self.go_on(host, strand)
@@ -108,8 +111,11 @@ class Cluster:
                 self.on(host, strand, "write", host.later.run)
         elif strand.name == "reader":
             self.read_history(host)
+        elif strand.name == "plans":
+            self.follow(host)
         elif strand.name == "ingest":
-            self.ingest(host, rng.randrange(len(host.ingests)))
+            if host.ingests:
+                self.ingest(host, rng.randrange(len(host.ingests)))
         elif rng.random() < 0.1:
             self.on(host, strand, "checkpoint", host.checkpoint)
         else:
@@ -133,6 +139,29 @@ class Cluster:
         """Let a host ask how far the log is."""
         if host.guard is not None:
             self.on(host, host.threads["probe"], "probe", host.probe)
+
+    def follow(self, host: Host) -> None:
+        """Let a host look for a newer plan; its ingests come and go in their own thread."""
+        if self.profile.is_live and not host.threads["ingest"].busy:
+            self.on(host, host.threads["plans"], "plans", lambda: host.follow(self.running))
+
+    def change_plan(self) -> None:
+        """Apply another plan, by which the workers go before long."""
+        if len(self.profile.plans) == 1:
+            return
+        before = self.plan.views.keys()
+        plan = self._rng.choice([one for one in self.profile.plans if one is not self.plan])
+        self.running = Running.of(plan, self.running.number + 1)
+        self.note(f"plan of {', '.join(plan.views)}")
+        self.counts["plan applied"] += 1
+        self.counts["view removed"] += len(before - plan.views.keys())
+        self._seen |= before
+        self.counts["view came back"] += len((plan.views.keys() & self._seen) - before)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that counts."""
+        return self.running.plan
 
     def go_on(self, host: Host, strand: Strand) -> None:
         """Let a thread go on in the middle of its step."""
@@ -180,15 +209,15 @@ class Cluster:
         """Start a worker, perhaps with a plan that has grown, perhaps on a new disk."""
         plans = self.profile.plans
         at = plans.index(self.plan)
-        if at + 1 < len(plans) and self._rng.random() < 0.4:
-            self.plan = plans[at + 1]
+        if not self.profile.is_live and at + 1 < len(plans) and self._rng.random() < 0.4:
+            self.running = Running.of(plans[at + 1], self.running.number + 1)
             self.counts["plan grown"] += 1
         new_disk = self.profile.is_stored or not self.profile.lossless
         if new_disk and not self.broker.calm and self._rng.random() < 0.2:
             self.counts["new disk"] += bool(slot.disk.folders)
             slot.disk = slot.disk.empty()
         host = Host(
-            slot.name, self.plan, self.coordinator, slot.disk, self.bucket,
+            slot.name, self.running, self.coordinator, slot.disk, self.bucket,
             profile=self.profile, starts=self._starts, everyone=self.alive,
         )  # fmt: skip
         slot.host = host

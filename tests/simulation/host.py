@@ -21,7 +21,7 @@ from headwater.flow.cluster_status import ClusterStatus
 from headwater.flow.freshness import Freshness, Guard
 from headwater.flow.lanes import Lanes
 from headwater.flow.membership import Alone, Shared
-from headwater.flow.running import CurrentPlan
+from headwater.flow.running import CurrentPlan, Running
 from headwater.flow.worker import Worker
 from headwater_connectors.log.log import LogUnreachableError
 
@@ -49,7 +49,7 @@ class Host:
     def __init__(
         self,
         name: str,
-        plan: Plan,
+        running: Running,
         coordinator: Coordinator,
         disk: Disk,
         bucket: Bucket,
@@ -59,7 +59,7 @@ class Host:
         everyone: Callable[[], Iterable[Host]],
     ) -> None:
         self.name = name
-        self.plan = plan
+        self.first = running
         self.disk = disk
         self.broker = broker = coordinator._broker
         self.skew_us = 0
@@ -70,7 +70,7 @@ class Host:
         self.ingests: list[Pipeline] = []
         self.fuse = Fuse(broker.counts)
         self.threads = {
-            one: Strand(one) for one in ("ingest", "shards", "writer", "probe", "reader")
+            one: Strand(one) for one in ("ingest", "shards", "writer", "probe", "reader", "plans")
         }
         self.peers: HostPeers | None = None
         self.guard: Guard | None = None
@@ -80,7 +80,7 @@ class Host:
         self._profile = profile
         self._starts = dict(starts)
         kept = bucket.kept_offset if profile.is_stored else disk.durable_offset
-        self.witness = Witness(plan, broker, starts, profile.settings.shards, kept)
+        self.witness = Witness(broker, starts, profile.settings.shards, kept)
         self.log = HostLog(broker, coordinator, self.fuse, self.witness, name)
 
     def clock(self) -> int:
@@ -93,8 +93,9 @@ class Host:
 
     def open(self) -> None:
         """Start the worker."""
-        profile, plan, log = self._profile, self.plan, self.log
-        current = CurrentPlan(plan)
+        profile, log = self._profile, self.log
+        current = CurrentPlan(self.first.plan)
+        current.now = self.first
         if profile.is_grouped:
             self.peers = HostPeers(
                 self,
@@ -104,7 +105,7 @@ class Host:
                 self._everyone,
             )
         if profile.is_guarded:
-            partitions = {name: log.topic(name).partitions for name in plan.streams}
+            partitions = {name: log.topic(name).partitions for name in current.plan.streams}
             lanes = Lanes(current, self._starts, partitions)
             freshness = Freshness(self.boot_clock)
             self.guard = Guard(freshness, lanes.of_view, profile.max_staleness_us)
@@ -176,7 +177,37 @@ class Host:
 
     def step(self, pipeline: Pipeline) -> bool:
         """Run a pipeline once; return whether there was anything."""
-        return plain_driver.step(pipeline)
+        before = self.worker.current.now
+        busy = plain_driver.step(pipeline)
+        if self.worker.current.now is not before:
+            self.witness.follow()
+            self.broker.counts["plan adopted"] += 1
+        return busy
+
+    def follow(self, running: Running) -> None:
+        """Look at the plans topic, as a worker does every second."""
+        with suppress(LogUnreachableError):
+            self.log.reach("plans")
+            worker = self.worker
+            if worker.current.now.number < running.number:
+                worker.adoption.offer(running)
+            self._match_streams()
+
+    def _match_streams(self) -> None:
+        worker, wanted = self.worker, self.worker.current.plan.streams.keys()
+        for name in wanted - worker.ingests.keys():
+            self.ingests += worker.open_stream(name)
+        for name in worker.ingests.keys() - wanted:
+            (gone,) = [one for one in self.ingests if one.name == f"ingest.{name}"]
+            self.ingests.remove(gone)
+            gone.source.close()
+            self.log.consumers.remove(gone.source._consumer)  # type: ignore[attr-defined]
+            worker.forget_stream(name)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that it runs, or begins with."""
+        return self.worker.current.plan if self.is_open else self.first.plan
 
     def checkpoint(self) -> None:
         """Copy out what changed; it is written later."""

@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 from msgspec.structs import replace
 
+from headwater.flow.adoption import Adoption
 from headwater.flow.backfill import Backfill
 from headwater.flow.checkpoints import Checkpoints
 from headwater.flow.freshness import Freshness, Guard
@@ -153,10 +154,10 @@ def _new_views_past_their_seam() -> _Change:
     """Give a new view its past up to the source's end: above the seam that comes live too."""
     real = Backfill._stretches
 
-    def stretches(self, shard, view_id):
-        topic = self._plan.views[view_id].stream.topic
+    def stretches(self, shard, view_id, awaited):
+        topic = self._current.plan.views[view_id].stream.topic
         ends = self._history._log.end_offsets(topic)
-        found = real(self, shard, view_id)
+        found = real(self, shard, view_id, awaited)
         return {lane: replace(one, seam=ends[parts_of(lane)[2]] - 1) for lane, one in found.items()}
 
     return Backfill, "_stretches", stretches
@@ -174,6 +175,54 @@ def _read_before_its_past_is_there() -> _Change:
 def _cursors_of_now() -> _Change:
     """Share the cursors with a checkpoint: written later, they are ahead of its rows."""
     return Loading, "copy", lambda self: self
+
+
+def _adopt_while_a_checkpoint_is_written() -> _Change:
+    """Don't wait for the copy that is being written of the plan before."""
+    real = Adoption._adopt
+
+    def adopt(self, offered):
+        with patch.object(self._checkpoints, "wait", lambda: None):
+            real(self, offered)
+
+    return Adoption, "_adopt", adopt
+
+
+def _new_lanes_without_their_past() -> _Change:
+    """Let a lane that is new begin with its first record, and its views with it."""
+
+    def begin_lane(self, lane, offset):
+        self.applied[lane] = offset
+        for view_id in list(self.loading):
+            self._check_loaded(view_id)
+
+    return Shard, "begin_lane", begin_lane
+
+
+def _keep_lanes_that_left() -> _Change:
+    """Let a lane that comes back go on where it was when its views left."""
+    return Shard, "_of_plan", lambda self, applied: dict(applied)
+
+
+def _keep_rows_that_left() -> _Change:
+    """Leave the rows of a view that left on disk, and find them when it comes back."""
+    return Shard, "remove", lambda self, view_ids: None
+
+
+def _remove_rows_before_their_mark() -> _Change:
+    """Remove the rows of a view that left, and let the next checkpoint take it out of the mark."""
+
+    def remove(self, view_ids):
+        if view_ids and (self.has_store or self._stores.exists(self.number)):
+            for view_id in view_ids:
+                self.store.delete_view(view_id)
+
+    return Shard, "remove", remove
+
+
+def _ingest_keeps_its_plan() -> _Change:
+    """Send nothing for the keys of a new plan until ingest starts again."""
+    return Publisher, "_adopt", lambda self, running, positions: None
 
 
 def _ingest_from_the_end() -> _Change:
@@ -284,6 +333,12 @@ MUTANTS: dict[str, Callable[[], _Change]] = {
         _new_views_past_their_seam,
         _read_before_its_past_is_there,
         _cursors_of_now,
+        _adopt_while_a_checkpoint_is_written,
+        _new_lanes_without_their_past,
+        _keep_lanes_that_left,
+        _keep_rows_that_left,
+        _remove_rows_before_their_mark,
+        _ingest_keeps_its_plan,
         _ingest_from_the_end,
         _go_on_where_committed,
         _keep_lost_shards,

@@ -46,7 +46,7 @@ def check_online(host: Host, pushed: Sequence[Pushed], t: int, counts: Counter[s
         host.peers.answered.clear()
     answer = reader.read(reader.describe(SERVICE), keys_frame(), t)
     column = 0
-    for view in host.plan.service(SERVICE).views:
+    for view in host.worker.current.plan.service(SERVICE).views:
         width = len(view.feature_names)
         got = answer.values[:, column : column + width].rows()
         statuses = answer.statuses[column].tolist()

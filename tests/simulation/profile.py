@@ -25,6 +25,7 @@ class Profile:
     """Plan, settings, and the kinds of faults; each is there in some of the seeds."""
 
     plans: tuple[Plan, ...]
+    is_live: bool  # any of the plans may be applied while workers run; else they grow at a start
     settings: WorkerSettings
     workers: int
     partitions: int
@@ -60,7 +61,8 @@ class Profile:
         is_grouped = workers > 1 or often()
         is_stored = is_grouped and (lossless or often(0.85))
         found = plans()
-        chosen = found[rng.choice(list(found))]
+        name = rng.choice(list(found))
+        chosen = found[name]
         lossy = 0 if lossless else 1
         rates = Rates(
             fail=lossy * maybe(0.02),
@@ -89,6 +91,7 @@ class Profile:
         )
         return cls(
             plans=chosen[:1] if lossless else chosen,
+            is_live=not lossless and (name.startswith("changing") or often()),
             settings=settings,
             workers=workers,
             partitions=rng.randint(1, 3),

@@ -58,9 +58,10 @@ class Simulation:
             self.clock,
         )
         self.counts = self.broker.counts
-        self.topics = list(profile.plans[-1].streams)
+        streams = {name: one for plan in profile.plans for name, one in plan.streams.items()}
+        self.topics = list(streams)
         self.starts = {}
-        for topic, stream in profile.plans[-1].streams.items():
+        for topic, stream in streams.items():
             log.create_topic(topic, partitions=profile.partitions, append_time=False)
             self.starts[topic] = resolve_start(log, stream, lambda: self.clock.now_us)
         self.cluster = Cluster(
@@ -133,7 +134,9 @@ class Simulation:
             self._read(rng.choice(running))
         elif roll < 0.93:
             cluster.disturb(slot)
-        elif roll < 0.96:
+        elif roll < 0.955 and self.profile.is_live:
+            cluster.change_plan()
+        elif roll < 0.97:
             self._redeliver()
         else:
             self._change(rng.choice(running))
@@ -242,7 +245,7 @@ class Simulation:
         for slot in cluster.slots:
             if slot.host is None:
                 cluster.start(slot)
-            elif slot.host.is_open and slot.host.plan is not cluster.plan and not slot.host.busy:
+            elif self._is_behind(slot.host):
                 cluster.close(slot.host)
         for host in cluster.alive():
             for strand in host.busy:
@@ -255,6 +258,8 @@ class Simulation:
         for host in cluster.alive():
             if self._is_free(host, "probe"):
                 cluster.probe(host)
+            if self._is_free(host, "plans"):
+                cluster.follow(host)
         for host in cluster.alive():
             for _ in range(SINK_STEPS_MAX):
                 before = host.progress()
@@ -264,6 +269,11 @@ class Simulation:
                     cluster.read_history(host)
                 if host.progress() == before and not host.ahead.has_work():
                     break
+
+    def _is_behind(self, host: Host) -> bool:
+        """Whether a host must start again to have the newest plan."""
+        has_plan = self.profile.is_live or host.plan is self.cluster.plan
+        return host.is_open and not has_plan and not host.busy
 
     def _is_free(self, host: Host, thread: str) -> bool:
         return host in self.cluster.alive() and host.is_open and not host.threads[thread].busy

@@ -20,6 +20,8 @@ FAULTS = {
     "crash", "died", "batches lost", "thread halted", "stopped", "closed", "plan grown",
     # zombies
     "cut off", "replaced", "lost", "commit of a zombie", "FencedError",
+    # plans that change while workers run
+    "plan applied", "plan adopted", "view removed", "view came back", "warming rows",
     # the group
     "rebalance", "revoked", "session timed out", "partition added",
     # sends, acknowledgements, records

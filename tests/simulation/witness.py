@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from headwater.flow.exchange import split
-from headwater.state.lane import lane_of
+from headwater.state.lane import lane_of, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from headwater.flow.starts import Start
     from headwater.flow.worker import Worker
-    from headwater.plan.plan import Plan
     from headwater_connectors.log.log import Records
 
 __all__ = ["Witness"]
@@ -29,7 +28,6 @@ class Witness:
 
     def __init__(
         self,
-        plan: Plan,
         broker: Broker,
         starts: Mapping[str, Start],
         shards: int,
@@ -37,7 +35,6 @@ class Witness:
     ) -> None:
         self.worker: Worker | None = None
         self.holes: Counter[int] = Counter()
-        self._plan = plan
         self._broker = broker
         self._starts = starts
         self._shards = shards
@@ -56,7 +53,8 @@ class Witness:
             mark = shard.store.mark() if shard.has_store else None
             if mark is not None:
                 got = (shard.next_offset, shard.applied, shard.horizon_us)
-                assert got == (mark.next_offset, mark.applied, mark.horizon_us), (number, got, mark)
+                kept = self._of_plan(mark.applied)
+                assert got == (mark.next_offset, kept, mark.horizon_us), (number, got, mark)
             assert not shard.unbuilt, f"shard {number}: views without their past: {shard.unbuilt}"
 
     def closed(self, numbers: list[int]) -> None:
@@ -67,10 +65,21 @@ class Witness:
             self._chain.pop(number, None)
             self._horizons.pop(number, None)
 
+    def follow(self) -> None:
+        """Forget the lanes that the plan has no more: should they come back, they begin anew."""
+        self._chain = {number: self._of_plan(lanes) for number, lanes in self._chain.items()}
+
+    def _of_plan(self, applied: Mapping[str, int]) -> dict[str, int]:
+        assert self.worker is not None
+        known = self.worker.current.now.wires
+        return {lane: at for lane, at in applied.items() if parts_of(lane)[1] in known}
+
     def seen(self, records: Records) -> None:
         """Follow the chain rule over the records a shard is given."""
+        assert self.worker is not None
         lanes = self._chain[records.partition]
-        known = {binding.id for binding in self._plan.bindings}
+        shard = self.worker.shards[records.partition]
+        known = self.worker.current.now.wires
         for value in records.values:
             assert value is not None
             header, _ = split(value)
@@ -78,6 +87,9 @@ class Witness:
                 continue
             start = self._starts[self._topics[header.topic_id]]
             first = start.position(header.partition) - 1
+            if header.lane not in lanes and shard.waits_for(header.lane):
+                # What is below is history, and nothing is missing from the exchange.
+                lanes[header.lane] = max(header.from_offset, first)
             done = max(lanes.get(header.lane, first), first)
             self.holes[records.partition] += header.from_offset > done
             if header.to_offset > done:
@@ -85,8 +97,11 @@ class Witness:
 
     def committing(self, topic: str, offsets: Mapping[int, int]) -> None:
         """Every shard has an acknowledged record to below what ingest commits, in every lane."""
+        assert self.worker is not None
         topic_id = self._broker.log.topic(topic).id
-        for binding in self._plan.bindings_of(topic):
+        # The lanes that it sends: those of a newer plan it begins in its next step.
+        plan = self.worker.ingests[topic]._publisher._running.plan
+        for binding in plan.bindings_of(topic):
             for partition, offset in offsets.items():
                 lane = lane_of(topic_id, binding.id, partition)
                 for shard in range(self._shards):

@@ -62,7 +62,7 @@ def _stream(topic: str) -> Any:
 
 @cache
 def plans() -> Mapping[str, tuple[Plan, ...]]:
-    """Return the plans, by name: each what a worker starts with, and what it may grow to."""
+    """Return the plans, by name: each what a worker starts with, and what it may become."""
     clicks, orders = _stream("clicks"), _stream("orders")
     user = hw.entity("user", key="user")
     page = hw.entity("page", key="page")
@@ -109,6 +109,20 @@ def plans() -> Mapping[str, tuple[Plan, ...]]:
         "growing": (plan(by_user), plan(by_user, by_page), plan(by_user, by_page, by_pair)),
         "growing lanes": (plan(by_user), plan(by_user, by_user_too)),
         "growing streams": (plan(by_user, by_pair), plan(by_user, by_pair, ordered)),
+        "changing": (
+            plan(by_user),
+            plan(by_user, by_page),
+            plan(by_page),
+            plan(by_user, by_user_too),
+            plan(by_user, by_page, by_pair),
+        ),
+        "changing lanes": (plan(by_user), plan(by_user, by_page)),
+        "changing streams": (
+            plan(by_user),
+            plan(by_user, ordered),
+            plan(ordered),
+            plan(by_pair, ordered),
+        ),
     }
 
 

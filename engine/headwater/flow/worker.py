@@ -220,8 +220,8 @@ class Worker:
             if every_us is None
             else SourceEnd(self.log, topic.name, self.exchange, every_us=every_us),
         )
-        self.ingests[topic.name] = ingest
         self._membership.join(consumer, topic, ingest)
+        self.ingests[topic.name] = ingest
         source = LogSource(
             consumer,
             records_max=self.settings.poll_records_max,
