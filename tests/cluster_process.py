@@ -77,7 +77,10 @@ def run_headwater(
 
 
 class WorkerProcess:
-    """One `headwater run`, in `folder` with its headwater.toml; started again with the same id."""
+    """One `headwater run`, in `folder` with its headwater.toml; started again with the same id.
+
+    Without `definitions` it runs what is applied.
+    """
 
     def __init__(
         self,
@@ -85,8 +88,10 @@ class WorkerProcess:
         folder: Path,
         *,
         processes: int = 1,
+        definitions: str | None = "definitions.py",
         environment: Mapping[str, str] | None = None,
     ) -> None:
+        self._definitions = [] if definitions is None else [definitions]
         self.id = worker_id
         self.folder = folder
         self.processes = processes
@@ -120,7 +125,7 @@ class WorkerProcess:
         """Start it; it comes up by and by."""
         assert not self.is_running
         command = [
-            *("run", "definitions.py", "--config", "headwater.toml", "--worker-id", self.id),
+            *("run", *self._definitions, "--config", "headwater.toml", "--worker-id", self.id),
             *("--port", str(self._port), "--metrics-port", str(self._port + self.processes)),
             *("--processes", str(self.processes)),
         ]

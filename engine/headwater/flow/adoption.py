@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from headwater.logs import get_logger
@@ -44,17 +45,17 @@ class Adoption:
         self._memory = memory
         self._checkpoints = checkpoints
         self._backfill = backfill
-        self._offered: Running | None = None
+        # The newest one only: what it has replaced nobody needs.
+        self._offered: deque[Running] = deque(maxlen=1)
 
     def offer(self, running: Running) -> None:
         """Have a plan adopted before long; any thread may call it."""
-        self._offered = running
+        self._offered.append(running)
 
     def __call__(self, batches: Batches) -> Batches:
         """Adopt what was offered since the last time."""
-        offered, self._offered = self._offered, None
-        if offered is not None:
-            self._adopt(offered)
+        if self._offered:
+            self._adopt(self._offered.popleft())
         return batches
 
     def _adopt(self, offered: Running) -> None:

@@ -35,7 +35,8 @@ class Lanes:
 
     def of_view(self, view: ViewPlan) -> tuple[str, ...]:
         """Return the lanes of a view."""
-        return self._by_binding()[view.binding.id]
+        # A view of a plan that has just been replaced has lanes all the same.
+        return self._by_binding().get(view.binding.id) or self._of(view.binding)
 
     def _by_binding(self) -> Mapping[str, tuple[str, ...]]:
         running, lanes = self._table

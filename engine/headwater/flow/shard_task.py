@@ -148,7 +148,7 @@ class ShardTask:
         a hole the next record tells.
         """
         wire = self._running.wires.get(header.binding)
-        return wire is not None and header.columns in {"", wire.columns}
+        return wire is not None and header.columns in ("", wire.columns)
 
     def _chained(
         self,

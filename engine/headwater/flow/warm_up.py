@@ -61,6 +61,8 @@ def warm_up(plan: Plan) -> None:
                 shard.apply(view.id, keys, events, {})
                 shard.read(view.id, keys, np.zeros(1, np.int64))
         make_room(memory, [shard])
+        for group in shard.groups.values():
+            group.free()
     finally:
         shard.close()
         stores.close()
