@@ -102,6 +102,8 @@ def ask(target: str) -> WorkerStatus:
         backlog_rows=0,
         dead_letters=4,
         history_left=1_200,
+        plan=3,
+        plan_refused="it is of the engine another",
     )
 
 
@@ -132,6 +134,7 @@ def test_every_task_has_its_owner_and_how_far_it_is(log) -> None:
         "shop.ingest": "stable", "shop.shards": "stable", "shop.archive": "empty",
     }  # fmt: skip
     a, b = sorted(found.workers, key=lambda row: row.target)
+    assert (a.plan, a.plan_refused, b.plan) == (3, "it is of the engine another", None)
     assert (a.worker, a.tasks, a.state_bytes, a.dead_letters, a.history_left) == (
         "worker-a", {"ingest": 1, "shard": 1}, 5_000_000, 4, 1_200,
     )  # fmt: skip
@@ -191,6 +194,7 @@ def test_the_tables_show_it_to_people(log) -> None:
         "1.2 s",
         "b does not answer: no answer from b:1",
         "tasks without a worker: 1; start one with headwater run",
+        "worker-a runs plan 3 and can't run a newer one: it is of the engine another",
         "worker-a loads the past of new views: 1,200 records to go, they are WARMING until then",
     ):
         assert text in said

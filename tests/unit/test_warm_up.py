@@ -6,10 +6,12 @@ import importlib
 import pkgutil
 
 import polars as pl
+from cluster_process import wait_until
 from numba.core.registry import CPUDispatcher
 
 import headwater as hw
 import headwater.kernels
+from headwater.flow.running import Running
 from headwater.flow.warm_up import warm_up
 from headwater.plan.plan import compile_plan
 
@@ -63,4 +65,21 @@ def test_events_and_reads_after_a_warm_up_compile_nothing() -> None:
         got = store.online("both", user=["u1", "u2"], place=[1, 2])
         store.worker.checkpoints.make_room()
         assert store.online("both", user=["u1", "u2"], place=[1, 2]).height == got.height
+        assert compiled() == before
+
+
+def test_another_plan_after_a_warm_up_compiles_nothing() -> None:
+    warm_up(compile_plan([hw.service("both", [SPEND, VISITS])]))
+    with hw.local([hw.service("one", [SPEND])]) as store:
+        store.worker.reader.warm_up()
+        store.push("clicks", [{"user": "u", "place": 1, "amount": 2.0, "ts": 1}])
+        store.settle()
+        before = compiled()
+        for views in ([SPEND, VISITS], [VISITS]):
+            plan = compile_plan([hw.service("one", views)])
+            running = Running.of(plan, store.worker.current.now.number + 1)
+            store.worker.adoption.offer(running)
+            wait_until(lambda running=running: store.worker.current.now is running, "adopted")
+            wait_until(lambda: store.worker.is_applied({"clicks": [1]}), "its past is there")
+        assert store.worker.reader.describe("one").join_keys.keys() == {"user", "place"}
         assert compiled() == before
