@@ -13,6 +13,7 @@ import numpy as np
 
 from headwater.definitions.expression import apply_steps
 from headwater.errors import ConfigError
+from headwater.kernels.spans import rows_within
 from headwater.offline.point_in_time import Events
 from headwater.state.events import event_words, positions_of
 from headwater.state.keys import canonical_keys
@@ -109,6 +110,9 @@ def _longer(array: NDArray[Any], room: int) -> NDArray[Any]:
 class Buckets:
     """Gathers a view's events once, and hands them out by bucket of entities.
 
+    Of each entity of `index` only events in its span are kept: `spans` (entities, 2) are [from,
+    before) in µs.
+
     The events of a bucket fill about the memory budget. Memory holds one bucket at a time when
     there is more than one: the others lie in a temporary folder that goes when this is closed. An
     entity is never cut, so one that has more events than that fills more.
@@ -118,6 +122,7 @@ class Buckets:
         self,
         view: ViewPlan,
         index: KeyIndex,
+        spans: NDArray[np.int64],
         visible: Callable[[Arrived], NDArray[np.int64]],
         *,
         events: int,
@@ -125,6 +130,7 @@ class Buckets:
     ) -> None:
         self._view = view
         self._index = index
+        self._spans = spans
         self._visible = visible
         self.entities = len(index)
         wanted = -(-events // _events_per_bucket(view, memory_budget_bytes))
@@ -157,14 +163,15 @@ class Buckets:
         progress(rows)
 
     def _events(self, partition: int, frame: pl.DataFrame) -> Events:
-        """Return the events of a batch that belong to the entities asked for."""
+        """Return the events of a batch that a read may see."""
         keys = canonical_keys(frame, self._view.binding.columns)
         slots = self._index.find(keys)
         hashes = keys.hashes
-        known = np.flatnonzero((slots >= 0) & keys.valid)
-        if len(known) < frame.height:
-            frame = frame[known]
-            slots, hashes = slots[known], hashes[known]
+        room = np.empty(frame.height, np.int64)
+        seen = room[: rows_within(self._spans, slots, frame["__ts"].to_numpy(), room)]
+        if len(seen) < frame.height:
+            frame = frame[seen]
+            slots, hashes = slots[seen], hashes[seen]
         rows, kept, _ = apply_steps(frame, self._view.steps)
         times = frame["__ts"].to_numpy()[kept]
         positions = positions_of(partition, frame["__offset"].to_numpy()[kept])

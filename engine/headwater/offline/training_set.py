@@ -10,6 +10,8 @@ import polars as pl
 from headwater.errors import did_you_mean
 from headwater.flow.answer import RequestError
 from headwater.flow.inputs import coerced
+from headwater.kernels.rows import FOREVER
+from headwater.kernels.spans import widen
 from headwater.offline.buckets import MEMORY_BUDGET_BYTES, Buckets, Sight
 from headwater.offline.frontier import check_frontier, frontier_of
 from headwater.offline.point_in_time import Events, Reads, features_at, no_events
@@ -100,10 +102,11 @@ def view_values(
         result.found[rows] = part.found
 
     events = source.rows(view.stream)
+    spans = _spans(view, len(index), slots, times)
     with Buckets(
-        view, index, sight.visible, events=events, memory_budget_bytes=memory_budget_bytes
+        view, index, spans, sight.visible, events=events, memory_budget_bytes=memory_budget_bytes
     ) as buckets:
-        buckets.read(source, _span(view, times), advance)
+        buckets.read(source, _all_of(spans), advance)
         for bucket in buckets:
             first, last = buckets.bounds(bucket)
             rows = np.flatnonzero((slots >= first) & (slots < last))
@@ -118,17 +121,23 @@ def view_values(
     return result
 
 
-def _span(view: ViewPlan, times: NDArray[np.int64]) -> Span:
-    """Return the event times that reads at `times` may see."""
-    if not len(times):
+def _spans(
+    view: ViewPlan, entities: int, slots: NDArray[np.int32], times: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return (entities, 2) event times [from, before) that reads of `slots` at `times` may see."""
+    spans = np.empty((entities, 2), np.int64)
+    spans[:] = FOREVER, -FOREVER
+    windows = view.layout.table.windows
+    widen(spans, slots, times, windows, np.empty(len(windows), np.int64))
+    return spans
+
+
+def _all_of(spans: NDArray[np.int64]) -> Span:
+    """Return the event times that any entity needs."""
+    if not len(spans):
         return (0, 0)
-    earliest, latest = int(times.min()), int(times.max())
-    edges: list[int] = []
-    for width, hop in view.layout.table.windows.tolist():
-        if width < 0:  # a lifetime
-            return (None, latest)
-        edges.append((earliest - width) // hop * hop if hop else earliest - width)
-    return (min(edges), latest)
+    first, before = int(spans[:, 0].min()), int(spans[:, 1].max())
+    return (None if first == -FOREVER else first, before)
 
 
 def _sight(as_of: str, times: NDArray[np.int64]) -> Sight:
