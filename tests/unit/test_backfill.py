@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
-from harness import BASE_US, SECOND_US, Harness, click
+from harness import BASE_US, SECOND_US, SETTINGS, Harness, click
 from held import Held
 
 import headwater as hw
 from headwater.flow.answer import Status
+from headwater.flow.checkpoints import late_events
 from headwater.flow.history import Past
+from headwater.kernels.rows import NO_HORIZON
 from headwater.plan.plan import compile_plan
+from headwater.state.group import Group
+from headwater.state.memory import Memory
 from headwater_connectors.log.log import OffsetLostError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from headwater.flow.settings import WorkerSettings
 
 AT_US = BASE_US + 1_000 * SECOND_US
 KEYS = pl.DataFrame({"user": ["a", "b"]})
@@ -41,9 +49,20 @@ BOTH = compile_plan([hw.service("model", [counts, totals])])
 class Grown:
     """A folder with `n` applied events and one view, opened again with a second view."""
 
-    def __init__(self, folder: Path, count: int = 20, rows_max: int = 3) -> None:
-        self.harness = Harness(ONE, folder, partitions=2)
-        self.harness.push(self.rows(count))
+    def __init__(
+        self,
+        folder: Path,
+        count: int = 20,
+        rows_max: int = 3,
+        *,
+        settings: WorkerSettings = SETTINGS,
+        more: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        self.harness = Harness(ONE, folder, partitions=2, settings=settings)
+        if more:
+            # No horizon is later than the clock of the exchange.
+            self.harness.wait(more[-1]["at"] - BASE_US)
+        self.harness.push([*self.rows(count), *more])
         self.harness.settle()
         self.harness.worker.checkpoints.close(self.harness.now_us)
         self.rows_max = rows_max
@@ -216,3 +235,32 @@ def test_a_view_that_has_left_the_plan_frees_its_space(grown: Grown) -> None:
     assert grown.left == 20
     grown.load()
     assert grown.read()[0] == grown.expected()
+
+
+def test_events_too_old_for_every_window_are_left_out_and_not_called_late(tmp_path: Path) -> None:
+    # In both shards the last event is two hours later; a horizon is where the newest event is.
+    late = [click(7_200 + i, "abcdefgh"[i], x=2.0) for i in range(8)]
+    grown = Grown(tmp_path, settings=replace(SETTINGS, read_back_us=0), more=late)
+    assert all(
+        shard.horizon_us >= BASE_US + 7_200 * SECOND_US
+        for shard in grown.harness.worker.shards.values()
+    )
+    grown.load()
+    reader = grown.harness.worker.reader
+    at_us = BASE_US + 7_300 * SECOND_US
+    answer = reader.read(reader.describe("model"), KEYS, at_us)
+    assert answer.values.rows() == [(1, 2.0), (1, 2.0)]
+    assert grown.history_rows == 8
+    assert late_events(grown.harness.worker.shards.values())["totals@1"] == 0
+
+
+def test_a_view_needs_events_from_its_widest_window_at_the_horizon_on() -> None:
+    def needs(*windows: str, horizon: int = BASE_US) -> int | None:
+        view = hw.view("v", features=clicks.group_by(user).window(*windows).agg(n=hw.count()))
+        (plan,) = compile_plan([view]).views.values()
+        return Group(plan, Memory(1 << 20)).needs_from_us(horizon)
+
+    minute_us = 60 * SECOND_US
+    assert needs("1h", "10m") == (BASE_US - 60 * minute_us) // minute_us * minute_us
+    assert needs("1h", "lifetime") is None
+    assert needs("1h", horizon=NO_HORIZON) is None

@@ -6,6 +6,7 @@ import functools
 import importlib
 import importlib.util
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from harness import BASE_US, SECOND_US, click, clicks, moment
 
 import headwater as hw
 from headwater.errors import StateError
+from headwater.flow import plain_driver
 from headwater.flow.pipeline import Pipeline, Tick
 
 if TYPE_CHECKING:
@@ -259,3 +261,27 @@ def test_a_task_that_dies_ends_the_local_store_with_its_error(
         with pytest.raises(OffsetLostError, match="offset 2 is below the log's start 5"):
             call()
     store.close()
+
+
+def test_the_plain_driver_does_not_wait_after_work_that_a_stage_had_of_its_own() -> None:
+    class Stop:
+        """Counts the waits; it is set when the work is done."""
+
+        def __init__(self) -> None:
+            self.waits = 0
+
+        def is_set(self) -> bool:
+            return not left
+
+        def wait(self, _seconds: float) -> None:
+            self.waits += 1
+
+    left = [True] * 5
+
+    def work(batches: Sequence[Any]) -> list[Any]:
+        left.pop()
+        return [replace(batch, idle=len(left) == 2) for batch in batches]
+
+    stop = Stop()
+    plain_driver.run([Pipeline("p", Source([]), (work,))], stop)  # type: ignore[arg-type]
+    assert stop.waits == 1

@@ -186,3 +186,41 @@ def test_a_column_that_came_later_is_read_from_raw_records(tmp_path: Path) -> No
     assert rows["__offset"].to_list() == [*range(1, 10)]
     assert [(p.after, p.upto) for p in pieces] == list(pairwise([0, *(p.upto for p in pieces)]))
     assert max(piece.keyed.rows.num_rows for piece in pieces) <= 3
+
+
+def test_events_that_no_window_needs_are_not_read_again(tmp_path: Path) -> None:
+    at = int(BEGIN.timestamp() * 1_000_000)
+    log = MemoryLog(clock=lambda: at)
+    topic = log.create_topic("shops", partitions=1, append_time=False)
+    producer = log.producer()
+    for number in range(12):
+        value = json.dumps({"shop": number, "at": at + number}).encode()
+        producer.send("shops", 0, value, timestamp_us=at)
+    producer.flush()
+    archive = Archive(FolderBlobs(tmp_path), stamp="s")
+    consumer = log.consumer(None)
+    consumer.assign("shops", {0: 0})
+    (records,) = consumer.poll(100, 0.0)
+    rows = Decoder(SHOPS, "test").decode(records).frame
+    raw = pl.Series("__raw", list(records.values), pl.Binary)
+    for first in (0, 4):
+        archive.append(
+            "shops", topic.id, 0, rows.with_columns(raw)[first : first + 4],
+            from_offset=first - 1, to_offset=first + 3, frontier_us=at,
+        )  # fmt: skip
+    # The first file isn't opened: nobody would notice that it is gone.
+    min(tmp_path.rglob("*.parquet")).unlink()
+    log.delete_records("shops", {0: 8})
+    plan = plan_of(SHOPS)
+    starts = {"shops": Start(topic.id, {}, 0)}
+    settings = WorkerSettings(namespace="test", shards=1)
+    history = History(CurrentPlan(plan), log, settings, starts, None, archive)
+    (binding,) = plan.bindings
+    pieces = list(history.read(binding.id, 0, (-1, 11), rows_max=2, since_us=at + 6))
+    found = pl.concat([pl.DataFrame(pl.from_arrow(piece.of_shard(0))) for piece in pieces])
+    assert found["__offset"].to_list() == [6, 7, 8, 9, 10, 11]
+    # Offsets are covered all the same, without a gap.
+    assert [(p.after, p.upto) for p in pieces] == list(pairwise([-1, *(p.upto for p in pieces)]))
+    assert pieces[-1].upto == 11
+    late = list(history.read(binding.id, 0, (7, 11), rows_max=2, since_us=at + 10))
+    assert sum(piece.keyed.rows.num_rows for piece in late) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -150,13 +151,16 @@ class Backfill:
         self._metrics.history_left.set(left)
         if not left and self._next is None:
             return batches
-        for tick in (batch for batch in batches if isinstance(batch, Tick)):
-            for _ in range(_PIECES_IDLE if tick.idle else 1):
-                past = self._piece(tick.now_us)
-                if past is None:
-                    break
-                self._apply(past)
-        return batches
+        return [self._load(batch) if isinstance(batch, Tick) else batch for batch in batches]
+
+    def _load(self, tick: Tick) -> Tick:
+        """Apply some pieces; a tick in which there were any isn't idle."""
+        for done in range(_PIECES_IDLE if tick.idle else 1):
+            past = self._piece(tick.now_us)
+            if past is None:
+                return replace(tick, idle=tick.idle and not done)
+            self._apply(past)
+        return replace(tick, idle=False)
 
     def close(self) -> None:
         """Read nothing more."""
@@ -193,8 +197,28 @@ class Backfill:
         self._lane = min(wanted, key=lambda lane: (wanted[lane][0], lane))
         _, binding, partition = parts_of(self._lane)
         rows_max = min(self._rows_max, rows_at_once(self._memory, len(self._current.plan.views)))
-        self._pieces = self._history.read(binding, partition, wanted[self._lane], rows_max=rows_max)
+        self._pieces = self._history.read(
+            binding,
+            partition,
+            wanted[self._lane],
+            rows_max=rows_max,
+            since_us=self._needed_from_us(self._lane),
+        )
         return True
+
+    def _needed_from_us(self, lane: str) -> int | None:
+        """Return the time before which no view that lacks a lane's past can use an event.
+
+        What is too old for its windows now will be so for ever: horizons never go back.
+        """
+        needed = [
+            shard.groups[view_id].needs_from_us(shard.horizon_us)
+            for shard in self._shards.values()
+            for view_id, loading in shard.loading.items()
+            if lane in loading.lanes
+        ]
+        known = [one for one in needed if one is not None]
+        return min(known) if known and len(known) == len(needed) else None
 
     def _read_on(self) -> None:
         assert self._pieces is not None

@@ -84,8 +84,15 @@ class Checkpoints:
         every_us = (
             self._settings.checkpoint_every_us if rows else self._settings.checkpoint_idle_every_us
         )
-        if rows >= self._settings.checkpoint_rows or waited_us >= every_us:
+        # A past that is loading changes rows by the million, most of them again and again: to read
+        # a little of it once more costs less than to write them each time.
+        are_many = rows >= self._settings.checkpoint_rows
+        if waited_us >= every_us or (are_many and not self._is_loading):
             self.start(tick.now_us)
+
+    @property
+    def _is_loading(self) -> bool:
+        return any(shard.loading for shard in self._shards.values())
 
     def relieve(self) -> bool:
         """Make room when memory is over its budget; return whether it was."""

@@ -43,17 +43,18 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """Events of one view for one shard: keys (n) and event words (n, event words)."""
+    """Events of one view for one shard: keys (n), where in memory their rows are, event words."""
 
     shard: Shard
     view_id: str
     keys: Keys
+    slots: NDArray[np.int32]
     events: NDArray[np.uint64]
     fetched: dict[bytes, bytes]  # rows of these keys that were only on disk
 
     def words_wanted(self) -> int:
         """Return how many arena words applying may take."""
-        return self.shard.groups[self.view_id].words_wanted(self.keys, self.fetched.values())
+        return self.shard.groups[self.view_id].words_wanted(self.slots, self.fetched.values())
 
     def apply(self) -> None:
         """Fold the events into the shard; the caller holds the memory's lock."""
@@ -85,8 +86,9 @@ def evaluate(views: Sequence[ViewPlan], runs: Sequence[Run], metrics: Metrics) -
         for shard, (begin, end) in zip(shards.values(), pairwise(cuts), strict=True):
             if begin < end:
                 keyed = kept_keys.slice(begin, end)
-                fetched = shard.fetch(view.id, keyed)
-                found.append(Evaluated(shard, view.id, keyed, events[begin:end], fetched))
+                slots = shard.groups[view.id].index.find(keyed)
+                fetched = shard.fetch(view.id, keyed, slots)
+                found.append(Evaluated(shard, view.id, keyed, slots, events[begin:end], fetched))
     return found
 
 

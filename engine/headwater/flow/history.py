@@ -6,7 +6,7 @@ It is right whenever it runs: merges commute, and checkpoints are atomic.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -51,6 +51,17 @@ class Past:
         return self.keyed.of_shard(shard)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The offsets `(after, upto]` of a partition; events before `since_us` don't matter."""
+
+    stream: Stream
+    partition: int
+    after: int
+    upto: int
+    since_us: int | None
+
+
 class History:
     """Reads what ingest has sent, or would have sent, once more."""
 
@@ -78,74 +89,78 @@ class History:
         return self._starts[topic].position(partition) - 1
 
     def read(
-        self, binding: str, partition: int, stretch: tuple[int, int], *, rows_max: int
+        self,
+        binding: str,
+        partition: int,
+        stretch: tuple[int, int],
+        *,
+        rows_max: int,
+        since_us: int | None = None,
     ) -> Iterator[Past]:
         """Return what the offsets `(from, to]` of a partition hold, in pieces of `rows_max` rows.
 
-        Raises OffsetLostError where neither the archive nor the topic holds them any more. While
+        Events before `since_us` may be left out, and files that hold no others unread. Raises
+        OffsetLostError where neither the archive nor the topic holds the stretch any more. While
         the log can't be reached it waits: what asked for a stretch can't go on without it.
         """
         # Looked up now: what is read later, on another thread, is of this plan all the same.
-        return self._read(self._current.now.wires[binding], partition, stretch, rows_max)
+        wire = self._current.now.wires[binding]
+        return self._read(wire, _Asked(wire.stream, partition, *stretch, since_us), rows_max)
 
-    def _read(
-        self, wire: Wire, partition: int, stretch: tuple[int, int], rows_max: int
-    ) -> Iterator[Past]:
-        done, last = stretch
-        for frame, upto in self._frames(wire.stream, partition, stretch):
+    def _read(self, wire: Wire, asked: _Asked, rows_max: int) -> Iterator[Past]:
+        done = asked.after
+        for frame, upto in self._frames(asked):
             for begin in range(0, max(1, frame.height), rows_max):
                 part = frame.slice(begin, rows_max)
                 is_last = begin + rows_max >= frame.height
                 end = upto if is_last else int(part["__offset"][-1])
                 yield Past(done, end, wire.keyed([part], self._shards))
                 done = end
-        assert done >= last, f"history of {wire.binding.id} ends at {done}, not at {last}"
+        name = wire.binding.id
+        assert done >= asked.upto, f"history of {name} ends at {done}, not at {asked.upto}"
 
-    def _frames(
-        self, stream: Stream, partition: int, stretch: tuple[int, int]
-    ) -> Iterator[tuple[pl.DataFrame, int]]:
+    def _frames(self, asked: _Asked) -> Iterator[tuple[pl.DataFrame, int]]:
         """Yield decoded rows and the offset up to which they are all."""
-        done, last = stretch
-        if self._archive is not None and done < last:
-            for frame, upto in self._archived(self._archive, stream, partition, stretch):
+        done = asked.after
+        if self._archive is not None and done < asked.upto:
+            for frame, upto in self._archived(self._archive, asked):
                 yield frame, upto
                 done = upto
-        if done < last:
-            yield from self._from_topic(stream, partition, (done, last))
+        if done < asked.upto:
+            yield from self._from_topic(replace(asked, after=done))
 
-    def _from_topic(
-        self, stream: Stream, partition: int, stretch: tuple[int, int]
-    ) -> Iterator[tuple[pl.DataFrame, int]]:
-        topic = stream.topic
-        done, last = stretch
+    def _from_topic(self, asked: _Asked) -> Iterator[tuple[pl.DataFrame, int]]:
+        stream, done, last = asked.stream, asked.after, asked.upto
         consumer = self._log.consumer(None)
         try:
-            patiently(partial(consumer.assign, topic, {partition: done + 1}))
+            patiently(partial(consumer.assign, stream.topic, {asked.partition: done + 1}))
             while done < last:
                 poll = partial(consumer.poll, _POLL_RECORDS, _POLL_TIMEOUT_S)
                 for records in patiently(poll):
                     frame = self._decoder(stream).decode(records).frame
                     frame = frame[: int(frame["__offset"].search_sorted(last, side="right"))]
+                    if asked.since_us is not None:
+                        frame = frame.filter(pl.col("__ts") >= asked.since_us)
                     done = records.next_offset - 1
                     yield frame, min(done, last)
         finally:
             consumer.close()
 
-    def _archived(
-        self, archive: Archive, stream: Stream, partition: int, stretch: tuple[int, int]
-    ) -> Iterator[tuple[pl.DataFrame, int]]:
+    def _archived(self, archive: Archive, asked: _Asked) -> Iterator[tuple[pl.DataFrame, int]]:
         """Yield what is archived of a stretch, from its start on; nothing if that isn't there."""
+        stream, partition = asked.stream, asked.partition
         topic_id = self._starts[stream.topic].topic_id
         end = archive.position(stream.topic, topic_id, partition)
-        if end is None or end <= stretch[0]:
+        if end is None or end <= asked.after:
             return
-        done, last = stretch[0], min(end, stretch[1])
+        done, last = asked.after, min(end, asked.upto)
         # Rows from before a column was part of the stream have it in their raw records alone.
         for upto, is_complete in self._complete(archive, stream, partition, (done, last)):
             scanned = archive.scan(
                 stream.topic,
                 topic_id,
                 columns=dict(stream.schema) if is_complete else {},
+                ts_from_us=asked.since_us,
                 stretches={partition: (done, upto)},
                 raw=not is_complete,
                 batch_rows=_POLL_RECORDS * 4,

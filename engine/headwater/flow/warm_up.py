@@ -57,7 +57,7 @@ def warm_up(plan: Plan) -> None:
                     Keys.from_list([b"\xff"]),
                     np.zeros((1, view.layout.event_words), "u8"),
                 )
-                shard.groups[view.id].words_wanted(keys, ())
+                shard.groups[view.id].words_wanted(np.full(1, -1, np.int32), ())
                 shard.apply(view.id, keys, events, {})
                 shard.read(view.id, keys, np.zeros(1, np.int64))
         make_room(memory, [shard])

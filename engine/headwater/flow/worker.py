@@ -172,7 +172,7 @@ class Worker:
         )
         self._membership.join(consumer, self._topic, shards)
         source = LogSource(consumer, records_max=self.settings.poll_records_max, clock=self.clock)
-        stages = (task, self.backfill, shards.commit, self._caught_up, self.adoption)
+        stages = (task, shards.commit, self._caught_up, self.adoption, self.backfill)
         return Pipeline("shards", source, stages)
 
     def pipelines(self) -> tuple[tuple[Pipeline, ...], ...]:

@@ -13,11 +13,13 @@ from headwater.kernels.rows import (
     EPOCH,
     HEAD_ROOM,
     HEADS,
+    NO_HORIZON,
     ROW_WORDS,
     TILE_ROOM,
     TILES,
     TOUCHED,
     free_rows,
+    left_edges,
 )
 from headwater.kernels.update import update
 from headwater.kernels.workspace import workspace
@@ -95,9 +97,16 @@ class Group:
         """Events too late for every window, since the group was opened."""
         return int(self.counters[0])
 
-    def missing(self, keys: Keys) -> list[bytes]:
-        """Return the distinct keys that have no row in memory."""
-        absent = np.flatnonzero((self.index.find(keys) < 0) & keys.valid)
+    def needs_from_us(self, horizon: int) -> int | None:
+        """Return the time before which no read at or after a horizon sees events; None: all do."""
+        windows = self.table.windows
+        if horizon == NO_HORIZON or np.any(windows[:, 0] < 0):
+            return None
+        return int(left_edges(windows, horizon, np.empty(len(windows), np.int64)))
+
+    def missing(self, keys: Keys, slots: NDArray[np.int32]) -> list[bytes]:
+        """Return the distinct keys that have no row in memory; `slots` are those of the index."""
+        absent = np.flatnonzero((slots < 0) & keys.valid)
         return list(dict.fromkeys(keys.take(absent).to_list())) if len(absent) else []
 
     def load(self, keys: Sequence[bytes], blobs: Sequence[bytes], touched: int) -> None:
@@ -114,18 +123,19 @@ class Group:
         )
         self._check_room(done, len(slots))
 
-    def words_wanted(self, keys: Keys, fetched: Iterable[bytes]) -> int:
-        """Return how many arena words events of these keys may take, at the very most.
+    def words_wanted(self, slots: NDArray[np.int32], fetched: Iterable[bytes]) -> int:
+        """Return how many arena words events of rows at `slots` (n) may take, at the very most.
 
-        A list that grows is copied to a block of twice its size, and an event may open a tile.
+        -1 is a row that isn't in memory. A list that grows is copied to a block of twice its size,
+        and an event may open a tile.
         """
-        slots = np.unique(self.index.find(keys))
-        rows = self.rows[slots[slots >= 0]]
+        distinct = np.unique(slots)
+        rows = self.rows[distinct[distinct >= 0]]
         layout = self.view.layout
         held = int(rows[:, TILE_ROOM].sum()) * layout.tile_words
         held += int(rows[:, HEAD_ROOM].sum()) * layout.event_words
         held += sum(len(blob) for blob in fetched) // _WORD_BYTES
-        return 4 * held + 8 * len(keys) * (layout.tile_words + layout.event_words)
+        return 4 * held + 8 * len(slots) * (layout.tile_words + layout.event_words)
 
     @property
     def overhead_bytes(self) -> int:

@@ -187,9 +187,9 @@ class Shard:
         """Whether anything may be on disk."""
         return self._store is not None
 
-    def fetch(self, view_id: str, keys: Keys) -> dict[bytes, bytes]:
-        """Return the rows of keys that are on disk and not in memory."""
-        absent = self.groups[view_id].missing(keys) if self.has_store else []
+    def fetch(self, view_id: str, keys: Keys, slots: NDArray[np.int32]) -> dict[bytes, bytes]:
+        """Return the rows of keys that are on disk and not in memory, where `slots` has them."""
+        absent = self.groups[view_id].missing(keys, slots) if self.has_store else []
         found = self.store.get_many(view_id, absent) if absent else []
         return {key: blob for key, blob in zip(absent, found, strict=True) if blob is not None}
 
