@@ -17,10 +17,13 @@ from headwater_connectors.archive.blobs import FolderBlobs
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["TOPIC_ID", "Prepared", "Sizes", "prepare"]
+__all__ = ["END_US", "PARTITIONS", "TOPIC_ID", "Prepared", "Sizes", "prepare"]
 
 TOPIC_ID = "bench"
+PARTITIONS = 4
 DAYS, SEED = 30, 1
+# After the last event.
+END_US = workload.BEGIN_US + DAYS * workload.DAY_US
 # As the archive task cuts them, of a topic that is read as fast as it is written.
 _FILE_ROWS = 200_000
 _DONE = "done.json"
@@ -33,7 +36,6 @@ class Sizes:
     events: int = 20_000_000
     entities: int = 1_000_000
     spine: int = 1_000_000
-    partitions: int = 4
     distribution: str = "zipf"
 
 
@@ -44,9 +46,13 @@ class Prepared:
     folder: Path
 
     @property
-    def archive(self) -> Path:
+    def archive_folder(self) -> Path:
         """The archive's folder."""
         return self.folder / "archive"
+
+    def archive(self) -> Archive:
+        """Return the archive."""
+        return Archive(FolderBlobs(self.archive_folder, durable=False), stamp="bench")
 
     @property
     def spine(self) -> Path:
@@ -56,16 +62,16 @@ class Prepared:
     @property
     def files(self) -> str:
         """The archive's Parquet files, as a pattern."""
-        return str(self.archive / workload.STREAM / TOPIC_ID / "*" / "rows" / "*.parquet")
+        return str(self.archive_folder / workload.STREAM / TOPIC_ID / "*" / "rows" / "*.parquet")
 
     def source(self) -> ArchiveEvents:
         """Return the archive's events."""
-        archive = Archive(FolderBlobs(self.archive, durable=False), stamp="bench")
+        archive = self.archive()
         return ArchiveEvents(archive, archive.snapshot({workload.STREAM: TOPIC_ID}))
 
     def archive_bytes(self) -> int:
         """Return the size of the archive's Parquet files."""
-        return sum(path.stat().st_size for path in self.archive.rglob("*.parquet"))
+        return sum(path.stat().st_size for path in self.archive_folder.rglob("*.parquet"))
 
 
 def prepare(folder: Path, sizes: Sizes) -> Prepared:
@@ -83,10 +89,10 @@ def prepare(folder: Path, sizes: Sizes) -> Prepared:
     )
     events, spine = load.frames()
     spine.write_parquet(made.spine)
-    archive = Archive(FolderBlobs(made.archive, durable=False), stamp="bench")
+    archive = made.archive()
     # Partition by partition, each in the order of time, as a producer by key would have sent them.
-    for partition in range(sizes.partitions):
-        own = events.filter(pl.col("card") % sizes.partitions == partition)
+    for partition in range(PARTITIONS):
+        own = events.filter(pl.col("card") % PARTITIONS == partition)
         for first in range(0, own.height, _FILE_ROWS):
             _append(archive, partition, first, own[first : first + _FILE_ROWS])
     done.write_text(wanted, encoding="utf-8")

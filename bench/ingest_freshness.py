@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from headwater_serving.client import Client
 
-__all__ = ["measure_freshness"]
+__all__ = ["measure_freshness", "probe"]
 
 _PROBE_EVERY_S = 0.02
 _POLL_S = 0.004
@@ -40,10 +40,10 @@ def measure_freshness(
             # The first call asks what the service takes; that isn't part of an answer.
             client.online(SERVICE, {"user": ["nobody"]})
             with producer:
-                _probe(client, producer, "warm", min(_WARM_S, seconds / 2))
+                probe(client, producer, "warm", min(_WARM_S, seconds / 2))
                 worker.ask(start=True)
                 worker.read()
-                delays_s = _probe(client, producer, "probe", seconds)
+                delays_s = probe(client, producer, "probe", seconds)
                 worker.ask(stop=True)
                 used = worker.read()
     per_m = 1e6 / (events_per_s * used["seconds"])
@@ -64,7 +64,7 @@ def measure_freshness(
     }
 
 
-def _probe(client: Client, producer: PacedProducer, prefix: str, seconds: float) -> list[float]:
+def probe(client: Client, producer: PacedProducer, prefix: str, seconds: float) -> list[float]:
     """Send a probe every 20 ms and ask for those that aren't there yet; return their delays."""
     waiting: dict[str, float] = {}
     delays: list[float] = []

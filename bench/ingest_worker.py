@@ -24,6 +24,7 @@ from bench.ingest_stages import StageClock  # noqa: E402
 from bench.ingest_workload import SERVICE, service  # noqa: E402
 from headwater.cluster_worker import ClusterWorker  # noqa: E402
 from headwater.config import Config, KafkaConfig, WorkerConfig  # noqa: E402
+from headwater.flow import running  # noqa: E402
 from headwater.flow.answer import Status  # noqa: E402
 from headwater.plan.plan import compile_plan  # noqa: E402
 from headwater_connectors.log.kafka import KafkaLog  # noqa: E402
@@ -162,6 +163,30 @@ def serve(given: argparse.Namespace) -> None:
         )
 
 
+def grow(given: argparse.Namespace) -> None:
+    """Answer reads while events come; when told to, begin with a second version of the view."""
+    with Running(given) as up:
+        up.wait_until_applied()
+        up.wait_until_archived()
+        _write(target=up.cluster_worker.target)
+        began = 0.0
+        while asked := _asked():
+            backfill = up.worker.backfill
+            if "adopt" in asked:
+                second = service(given.topic, version=2)
+                (view,) = second.parts
+                plan = compile_plan([service(given.topic), view])
+                began = time.monotonic()
+                up.worker.adoption.offer(running.Running.of(plan, 1))
+                up.wait(lambda: up.worker.current.now.number == 1)
+                _write(past=backfill.left)
+            else:
+                left = backfill.left
+                _write(left=left)
+                if not left:
+                    _write(seconds=time.monotonic() - began)
+
+
 def crash(given: argparse.Namespace) -> None:
     """Apply what there is and end at once, as by a power switch."""
     with Running(given) as up:
@@ -195,7 +220,7 @@ def restart(given: argparse.Namespace) -> None:
         _asked()
 
 
-_STEPS = {"catch-up": catch_up, "serve": serve, "crash": crash, "restart": restart}
+_STEPS = {"catch-up": catch_up, "serve": serve, "grow": grow, "crash": crash, "restart": restart}
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ _COUNTRIES = ("CZ", "DE", "FR", "PL", "US")
 Record = tuple[int, bytes, bytes, int]
 
 
-def service(topic: str) -> Service:
+def service(topic: str, *, version: int = 1) -> Service:
     """Return a service of one view: three windows of five aggregates of a user's payments."""
     payments = hw.stream(
         topic,
@@ -62,7 +62,7 @@ def service(topic: str) -> Service:
         )
     )
     owner = "bench@example.com"
-    view = hw.view("spending", version=1, owner=owner, features=features)
+    view = hw.view("spending", version=version, owner=owner, features=features)
     return hw.service(SERVICE, [view], owner=owner)
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AGGREGATES",
+    "BEGIN_US",
+    "DAY_US",
     "SERVICE",
     "STREAM",
     "WINDOWS",
@@ -38,11 +40,11 @@ WINDOWS = ("1h", "24h", "7d")
 # hottest half of them; much like merchants, or users of an API.
 ZIPF_EXPONENT = 1.2
 
-_BEGIN_US = 1_700_000_000_000_000
-_DAY_US = 86_400_000_000
+BEGIN_US = 1_700_000_000_000_000
+DAY_US = 86_400_000_000
 
 
-def plan() -> Plan:
+def plan(windows: tuple[str, ...] = WINDOWS) -> Plan:
     """Return the plan of one view: three windows of five aggregates of a double."""
     payments = hw.stream(
         STREAM,
@@ -51,7 +53,7 @@ def plan() -> Plan:
     )
     features = (
         payments.group_by(hw.entity("card", key="card", dtype=pl.Int64))
-        .window(*WINDOWS)
+        .window(*windows)
         .agg(
             count=hw.count(),
             sum=hw.sum("amount"),
@@ -92,16 +94,16 @@ class Workload:
         """Return events in time order (card, ts, amount) and a spine (card, at) in none."""
         rng = np.random.default_rng(self.seed)
         draw = self._drawing(rng)
-        span = self.days * _DAY_US
+        span = self.days * DAY_US
         events = pl.DataFrame(
             {
                 "card": draw(self.events),
-                "ts": _BEGIN_US + np.sort(rng.integers(0, span, self.events)),
+                "ts": BEGIN_US + np.sort(rng.integers(0, span, self.events)),
                 "amount": np.round(rng.lognormal(3.0, 1.0, self.events), 2),
             }
         )
         spine = pl.DataFrame(
-            {"card": draw(self.spine), "at": _BEGIN_US + rng.integers(0, span, self.spine)}
+            {"card": draw(self.spine), "at": BEGIN_US + rng.integers(0, span, self.spine)}
         )
         return events, spine.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
 

@@ -162,7 +162,8 @@ def test_agreement_tolerates_rounding_of_sums_and_nothing_else(column, theirs, a
 
 def test_backfill_compares_a_training_set_with_peers_over_the_same_files(tmp_path) -> None:
     sizes = ("--quick", "--events=3000", "--entities=50", "--spine=300", "--runs=1")
-    result = run("bench.backfill", *sizes, f"--folder={tmp_path}")
+    parts = ("--part=training", "--part=online")
+    result = run("bench.backfill", *sizes, *parts, f"--folder={tmp_path}")
     training = result["training"]
     assert training["agrees"] is True
     for distribution, peers in (
@@ -175,8 +176,14 @@ def test_backfill_compares_a_training_set_with_peers_over_the_same_files(tmp_pat
         for peer in peers:
             assert contestants[peer]["agrees"] is True
             assert contestants[peer]["values_compared"] == 300 * 15
-    assert result["ratios"].keys() == {"duckdb", "duckdb_uniform"}
-    assert result["reached"].keys() == {"duckdb"}
+    assert result["ratios"].keys() == {"duckdb", "duckdb_uniform", "events_per_s"}
+    assert result["reached"].keys() == {"duckdb", "events_per_s"}
     assert 0 < training["peak_gib"] < 4
+    for loaded in result["online"].values():
+        assert loaded["events"] == 3_000
+        assert loaded["state_bytes"] > 0
+    online = result["online"]
+    # Windows that reach over all of history leave nothing out.
+    assert online["zipf_all_events"]["read"] == 3_000 > online["zipf"]["read"] > 0
     # The archive is kept for the next time.
     assert len(list(tmp_path.glob("*/done.json"))) == 2
