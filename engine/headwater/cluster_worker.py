@@ -27,6 +27,8 @@ from headwater.flow.orphans import Orphans
 from headwater.flow.pipeline_threads import PipelineThreads
 from headwater.flow.plans_topic import PlansTopic
 from headwater.flow.running import CurrentPlan
+from headwater.flow.sample_files import SampleFiles
+from headwater.flow.sample_log import SampleLog, SampleSettings
 from headwater.flow.settings import WorkerSettings
 from headwater.flow.starts import resolve_start
 from headwater.flow.stream_reset import with_cure
@@ -137,6 +139,7 @@ class ClusterWorker:
                     metrics=CallMetrics(self.metrics.registry),
                 )
                 groups = self._worker.pipelines()
+                reader.samples = self._samples()
                 self._server.start()
         except BaseException:
             self._peers.close()
@@ -224,6 +227,20 @@ class ClusterWorker:
             return None
         blobs = blobs_of(location, self.config.object_store)
         return Archive(blobs, stamp=str(self._plan.stamp))
+
+    def _samples(self) -> SampleLog | None:
+        given = self.config.audit
+        if not given.samples_per_s:
+            return None
+        blobs = blobs_of(given.samples, self.config.object_store)
+        return SampleLog(
+            SampleFiles(blobs, self.config.namespace),
+            SampleSettings.of(given),
+            self.metrics,
+            worker=self.worker_id,
+            clock=self._clock,
+            seed=self._started_us,
+        )
 
     def _owners(self) -> dict[int, str] | None:
         """Ask Kafka where the shards are; None while it is handing them out."""
@@ -346,6 +363,8 @@ class ClusterWorker:
         finally:
             self._server.stop()
             self._worker.reader.close()
+            if self._worker.reader.samples is not None:
+                self._worker.reader.samples.close()
             self._peers.close()
 
 

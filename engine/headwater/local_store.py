@@ -26,6 +26,8 @@ from headwater.flow.inputs import input_columns, name_of_input, series_of
 from headwater.flow.local_folder import LocalFolder, local_settings
 from headwater.flow.replay import Replays
 from headwater.flow.running import CurrentPlan
+from headwater.flow.sample_files import SampleFiles
+from headwater.flow.sample_log import SampleLog
 from headwater.flow.starts import Start, resolve_start, us_of
 from headwater.flow.worker import Worker
 from headwater.offline.progress import events_of, progress_bar
@@ -85,6 +87,9 @@ def local(
         raise DefinitionError(msg)
     folder = None if path is None else Path(path)
     chosen = settings or local_settings(folder)
+    if chosen.samples.per_s and folder is None:
+        msg = "hw.local: samples are kept in the store's folder; give path=, or take none"
+        raise ConfigError(msg)
     return LocalStore(compile_plan(listed), folder, partitions, chosen, driver, clock)
 
 
@@ -115,6 +120,7 @@ class LocalStore:
         try:
             self._worker = self._open_worker(partitions, settings)
             self._worker.reader.check = self.check
+            self._worker.reader.samples = self._samples(settings)
             self._start(driver)
         except BaseException:
             self.log.close()
@@ -140,6 +146,19 @@ class LocalStore:
             starts=starts,
             stores=self._stores,
             archive=archive,
+        )
+
+    def _samples(self, settings: WorkerSettings) -> SampleLog | None:
+        if not settings.samples.per_s:
+            return None
+        assert self._folder is not None
+        return SampleLog(
+            SampleFiles(FolderBlobs(self._folder.samples), settings.namespace),
+            settings.samples,
+            self._worker.metrics,
+            worker="local",
+            clock=self.clock,
+            seed=self.clock(),
         )
 
     def _start(self, driver: Callable[[Sequence[Any], threading.Event], None]) -> None:
@@ -387,6 +406,8 @@ class LocalStore:
         finally:
             for pipeline in self._pipelines:
                 pipeline.source.close()
+            if self._worker.reader.samples is not None:
+                self._worker.reader.samples.close()
             self.log.close()
             self._stores.close()
 

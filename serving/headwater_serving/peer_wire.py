@@ -10,6 +10,7 @@ import pyarrow as pa
 from headwater.errors import HeadwaterError
 from headwater.flow.answer import RequestError
 from headwater.flow.peers import EntityRows, RowsAnswer, RowsRequest
+from headwater.flow.provenance import ShardProvenance
 from headwater.flow.shard_reads import ViewRows
 from headwater.flow.status import TaskStatus, WorkerStatus
 from headwater.state.group import Values
@@ -48,6 +49,7 @@ def rows_request_message(request: RowsRequest) -> peer_pb2.ReadRowsRequest:
         t_us=request.t_us,
         stamp=request.stamp,
         shard_count=request.shard_count,
+        with_provenance=request.with_provenance,
     )
 
 
@@ -71,6 +73,7 @@ def rows_request(message: peer_pb2.ReadRowsRequest, rows_max: int) -> RowsReques
         fingerprints,
         message.stamp,
         message.shard_count,
+        message.with_provenance,
     )
 
 
@@ -100,6 +103,10 @@ def rows_response(request: RowsRequest, answer: RowsAnswer) -> peer_pb2.ReadRows
         ],
         shards=list(answer.offsets),
         exchange_offsets=list(answer.offsets.values()),
+        provenance=[
+            peer_pb2.ShardProvenance(shard=shard, applied=one.applied, loading=one.loading)
+            for shard, one in answer.provenance.items()
+        ],
     )
 
 
@@ -133,6 +140,10 @@ def rows_answer(request: RowsRequest, message: peer_pb2.ReadRowsResponse) -> Row
             for (view_id, _), one in zip(asked, message.views, strict=True)
         },
         dict(zip(message.shards, message.exchange_offsets, strict=True)),
+        {
+            one.shard: ShardProvenance(dict(one.applied), tuple(one.loading))
+            for one in message.provenance
+        },
     )
 
 

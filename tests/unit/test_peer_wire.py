@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from headwater.errors import HeadwaterError
 from headwater.flow.answer import RequestError
 from headwater.flow.peers import EntityRows, RowsAnswer, RowsRequest
+from headwater.flow.provenance import ShardProvenance
 from headwater.flow.shard_reads import RowFlag, ViewRows
 from headwater.flow.status import TaskStatus, WorkerStatus
 from headwater.state.group import Values
@@ -82,6 +84,21 @@ def test_rows_arrive_bit_for_bit(rows: int) -> None:
             assert mine.dtype == theirs.dtype
             assert np.array_equal(mine, theirs)
         assert np.array_equal(one.flags, answer.views[name].flags)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_provenance_travels_where_it_is_asked_for(asked: bool) -> None:
+    request = request_of(EntityRows(Keys.from_list([b"k"]), ("a@1",)))
+    request = replace(request, with_provenance=asked)
+    assert sent(request).with_provenance is asked
+    made_of = {
+        2: ShardProvenance({"id|orders/c/c|0": 2**40, "id|orders/c/c|1": -1}, ("a@1",)),
+        0: ShardProvenance({}, ()),
+    }
+    answer = RowsAnswer({"a@1": rows_of(1, 2)}, {2: 9, 0: 3}, made_of if asked else {})
+    message = rows_response(request, answer)
+    got = rows_answer(request, peer_pb2.ReadRowsResponse.FromString(message.SerializeToString()))
+    assert got.provenance == answer.provenance
 
 
 def edited(**changes: Any) -> peer_pb2.ReadRowsRequest:

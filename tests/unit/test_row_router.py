@@ -64,6 +64,7 @@ class Others:
     own_target = "me"
 
     def __init__(self, store: LocalStore, owners: Mapping[int, str]) -> None:
+        self.plan = store.plan
         self.table = dict(owners)
         self.next_table: dict[int, str] | None = None
         self.has = {
@@ -89,7 +90,9 @@ class Others:
         assert 0 <= timeout_s <= 2
         self.asked.append((target, sum(len(one.keys) for one in request.entities)))
         self.before(target)
-        return self.has[target].read(request.entities, request.t_us)
+        return self.has[target].read(
+            self.plan, request.entities, request.t_us, with_provenance=request.with_provenance
+        )
 
 
 def equal(one: RowsAnswer, other: RowsAnswer) -> bool:
@@ -241,7 +244,7 @@ def test_peers_are_asked_at_the_same_time(store: LocalStore, entities: list[Enti
 def _lenient(peers: Others) -> Callable[..., RowsAnswer]:
     def read(target: str, request: RowsRequest, _timeout_s: float) -> RowsAnswer:
         peers.before(target)
-        return peers.has[target].read(request.entities, request.t_us)
+        return peers.has[target].read(store.plan, request.entities, request.t_us)
 
     return read
 
@@ -289,14 +292,40 @@ def test_an_answer_of_another_shape_is_not_believed(
     reads = peers.has["w"]
 
     class Wrong:
-        def read(self, asked: list[EntityRows], t_us: int) -> RowsAnswer:
-            answer = reads.read(asked, t_us)
+        def read(self, plan: Any, asked: list[EntityRows], t_us: int, **_: Any) -> RowsAnswer:
+            answer = reads.read(plan, asked, t_us)
             return RowsAnswer({"by_user@1": answer.views["by_page@1"]}, answer.offsets)
 
     peers.has["w"] = Wrong()  # type: ignore[assignment]
     router = RowRouter(reads_of(store), peers)
     assert unread(router.read(store.plan, entities, T_US), entities) == set(range(COUNT))
     router.close()
+
+
+def test_provenance_comes_from_wherever_its_shards_are_and_only_where_asked_for(
+    store: LocalStore, entities: list[EntityRows]
+) -> None:
+    peers = Others(store, {0: "a", 1: "b", 2: "b"})
+    router = RowRouter(reads_of(store, 3), peers)
+    assert router.read(store.plan, entities, T_US).provenance == {}
+    found = router.read(store.plan, entities, T_US, with_provenance=True)
+    assert len(peers.asked) == 4
+    assert found.provenance.keys() == found.offsets.keys() == {0, 1, 2, 3}
+    for number, one in found.provenance.items():
+        assert one.applied == store.worker.shards[number].applied
+        assert len(one.applied) == 2, "a lane for each entity"
+        assert one.loading == ()
+
+
+def test_provenance_is_of_the_views_that_were_read(
+    store: LocalStore, entities: list[EntityRows]
+) -> None:
+    reads = reads_of(store, 0, 1, 2, 3)
+    found = reads.read(store.plan, entities[:1], T_US, with_provenance=True)
+    for one in found.provenance.values():
+        assert {lane.split("|")[1] for lane in one.applied} == {
+            store.plan.views["by_user@1"].binding.id
+        }
 
 
 def test_no_rows_are_an_empty_answer(store: LocalStore, entities: list[EntityRows]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path  # noqa: TC003 - the command line reads the annotations
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from headwater.cli.applied import applied_plan
 from headwater.cli.definitions_file import load_definitions
 from headwater.cli.output import write_text
 from headwater.cli.place import PlaceFlags
+from headwater.flow.local_folder import local_settings
+from headwater.flow.sample_log import SampleSettings
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -26,7 +29,13 @@ _INTERRUPTED = 130
 
 
 def serve(
-    file: str | None = None, /, *, path: Path, host: str = "127.0.0.1", port: int = 6566
+    file: str | None = None,
+    /,
+    *,
+    path: Path,
+    host: str = "127.0.0.1",
+    port: int = 6566,
+    samples_per_s: float = 0.0,
 ) -> int:
     """Keep features fresh in a folder and serve gRPC, until Ctrl-C or SIGTERM.
 
@@ -40,7 +49,10 @@ def serve(
         The address to listen on.
     port
         The port to listen on; 0 takes a free one.
+    samples_per_s
+        How many requests a second to keep, with keys and inputs, for headwater audit.
     """
+    settings = replace(local_settings(path), samples=SampleSettings(per_s=samples_per_s))
     parts = _applied(path) if file is None else load_definitions(file)
     stop = threading.Event()
     got: list[int] = []
@@ -51,7 +63,7 @@ def serve(
 
     before = {one: signal.signal(one, on_signal) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with hw.local(parts, path=path) as store:
+        with hw.local(parts, path=path, settings=settings) as store:
             server = store.serve(port, host=host)
             write_text(f"serving {', '.join(sorted(store.plan.services))} on {server.target}")
             while not stop.wait(_CHECK_S):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from headwater.config.load import Flags, load_config
 from headwater.config.settings import (
     ArchiveConfig,
+    AuditConfig,
     ClientConfig,
     Config,
     KafkaConfig,
@@ -15,6 +16,7 @@ from headwater.config.settings import (
 
 __all__ = [
     "ArchiveConfig",
+    "AuditConfig",
     "ClientConfig",
     "Config",
     "Flags",

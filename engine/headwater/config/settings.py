@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArchiveConfig",
+    "AuditConfig",
     "ClientConfig",
     "Config",
     "KafkaConfig",
@@ -198,6 +199,17 @@ class ArchiveConfig(_Section):
     grace_hours: Annotated[_Int, Field(ge=1, le=8_760)] = 24
 
 
+class AuditConfig(_Section):
+    """Which served vectors are kept to be audited: how many requests a second, where, how long.
+
+    They hold keys and request inputs, as sent; so none are kept unless that is asked for.
+    """
+
+    samples_per_s: Annotated[float, BeforeValidator(_not_bool), Field(ge=0, le=100)] = 0
+    samples: _Location = Path("headwater-samples")
+    keep_days: Annotated[_Int, Field(ge=1, le=36_500)] = 7
+
+
 class ClientConfig(_Section):
     """Which worker `hw.connect()` talks to: "" is the worker configured here."""
 
@@ -232,6 +244,7 @@ class Config(BaseSettings):
     kafka: KafkaConfig = Field(default_factory=KafkaConfig)
     worker: WorkerConfig = Field(default_factory=WorkerConfig)
     archive: ArchiveConfig = Field(default_factory=ArchiveConfig)
+    audit: AuditConfig = Field(default_factory=AuditConfig)
     client: ClientConfig = Field(default_factory=ClientConfig)
     schema_registry: SchemaRegistryConfig = Field(default_factory=SchemaRegistryConfig)
     registry: RegistryConfig = Field(default_factory=RegistryConfig)

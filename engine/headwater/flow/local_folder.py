@@ -135,6 +135,11 @@ class LocalFolder:
         """The folder of the shards' stores."""
         return self.path / "state"
 
+    @property
+    def samples(self) -> Path:
+        """The folder of samples of what was served."""
+        return self.path / "samples"
+
     def starts(self) -> dict[str, Start]:
         """Where each stream's history begins, as resolved when it was first opened."""
         return self._meta.starts

@@ -93,6 +93,11 @@ class Metrics:
             "headwater_plan_refused", "1 while a newer plan is applied that can't be run here",
             registry=registry,
         )  # fmt: skip
+        self._add_records()
+
+    def _add_records(self) -> None:
+        """Make the metrics of what is written down for later."""
+        registry = self.registry
         self.archive_failures = Counter(
             "headwater_archive_failures", "Writes that the archive's store did not take",
             registry=registry,
@@ -100,3 +105,7 @@ class Metrics:
         self.archived_rows = Counter(
             "headwater_archived_rows", "Rows written to the archive", ["topic"], registry=registry
         )
+        self.samples = Counter(
+            "headwater_samples", "Served vectors taken for audits, by what became of them",
+            ["outcome"], registry=registry,
+        )  # fmt: skip

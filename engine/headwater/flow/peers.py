@@ -29,6 +29,7 @@ class RowsRequest:
     fingerprints: Mapping[str, str]  # view id → fingerprint, of every view that is asked for
     stamp: str  # of the engine
     shard_count: int
+    with_provenance: bool = False
 
 
 class Peers(Protocol):

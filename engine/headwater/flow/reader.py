@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ from headwater.flow.answer import (
 )
 from headwater.flow.peers import check_same_plan
 from headwater.flow.row_router import RowRouter
+from headwater.flow.samples import Origin, ViewRef
 from headwater.flow.service_info import join_keys_of
 from headwater.flow.shard_reads import EntityRows, NotOwnerError, RowFlag, ShardReads
 from headwater.kernels.rows import NO_HORIZON, left_edges
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from headwater.flow.freshness import Guard
     from headwater.flow.peers import Peers, RowsRequest
     from headwater.flow.running import CurrentPlan, Running
+    from headwater.flow.sample_log import SampleLog
     from headwater.flow.shard_reads import RowsAnswer, ViewRows
     from headwater.flow.starts import Start
     from headwater.plan.plan import Plan, ServicePlan, ViewPlan
@@ -69,6 +72,8 @@ class ShardReader:
         self._starts = starts
         # Raises where what stands behind these shards has stopped: old values aren't served as new.
         self.check: Callable[[], None] = lambda: None
+        # Where a few of the answers are written down for audits, if anywhere.
+        self.samples: SampleLog | None = None
         self._current = current
         self._clock = clock
         self._refuses = guard is not None and guard.on_stale == "refuse"
@@ -80,11 +85,11 @@ class ShardReader:
         self._reads.warm_up()
         running = self._current.now
         # What isn't here stays unread: others may not be up yet.
-        router = RowRouter(self._reads, None)
+        read_rows = partial(RowRouter(self._reads, None).read, running.plan)
         for info in running.infos.values():
             row = {**info.join_keys, **info.request_inputs}
             inputs = pl.DataFrame({name: [None] for name in row}, schema=row)
-            self._columns_of(running.plan, info, inputs, 0, router)
+            self._columns_of(running.plan, info, inputs, 0, read_rows)
 
     def close(self) -> None:
         """Let go of the threads that ask other workers."""
@@ -117,16 +122,41 @@ class ShardReader:
             raise RequestError(msg)
         running = self._current.now
         _check_described(running, info)
-        columns, statuses, rows = self._columns_of(running.plan, info, inputs, t_us, self._router)
+        samples = self.samples if self.samples is not None and self.samples.is_due() else None
+        read_rows = partial(self._router.read, running.plan, with_provenance=samples is not None)
+        columns, statuses, rows = self._columns_of(running.plan, info, inputs, t_us, read_rows)
         if self._refuses:
             _check_fresh(rows)
-        return Answer(
+        answer = Answer(
             values=pl.DataFrame(columns),
             statuses=statuses,
             t_us=t_us,
             t_from_request=at_us is not None,
             exchange_offsets=dict(sorted(rows.offsets.items())),
             revision=info.revision,
+        )
+        if samples is not None:
+            samples.put(inputs, answer, self._origin(running.plan, info), rows.provenance)
+        return answer
+
+    def _origin(self, plan: Plan, info: ServiceInfo) -> Origin:
+        """Return what computes the answers of a service, or of a list of features."""
+        columns = [] if info.name else [_column(plan, name) for name in info.features]
+        views = (
+            plan.service(info.name).views
+            if info.name
+            else {view.id: view for view, _ in columns}.values()
+        )
+        return Origin(
+            service=info.name,
+            columns=tuple(f"{view.id}.{view.feature_names[i]}" for view, i in columns),
+            revision=info.revision,
+            stamp=str(plan.stamp),
+            shard_count=self._reads.shard_count,
+            views=tuple(
+                ViewRef(view.id, view.fingerprint, self._starts[view.stream.topic].complete_from_us)
+                for view in views
+            ),
         )
 
     def read_rows(self, request: RowsRequest) -> RowsAnswer:
@@ -139,7 +169,9 @@ class ShardReader:
         check_same_plan(plan, self._reads.shard_count, request)
         try:
             self.check()
-            return self._reads.read(plan, request.entities, request.t_us)
+            return self._reads.read(
+                plan, request.entities, request.t_us, with_provenance=request.with_provenance
+            )
         except NotOwnerError:
             raise
         except HeadwaterError as error:
@@ -152,7 +184,7 @@ class ShardReader:
         info: ServiceInfo,
         inputs: pl.DataFrame,
         t_us: int,
-        router: RowRouter,
+        read_rows: Callable[[Sequence[EntityRows], int], RowsAnswer],
     ) -> tuple[list[pl.Series], NDArray[np.uint8], RowsAnswer]:
         """Return the values and statuses (features, rows) of `info`, and the rows they are from."""
         wanted: list[tuple[ViewPlan, int]] = []
@@ -161,7 +193,7 @@ class ShardReader:
         else:
             wanted = [_column(plan, name) for name in info.features]
             views = list({view.id: view for view, _ in wanted}.values())
-        rows = router.read(plan, _entities_of(views, inputs), t_us)
+        rows = read_rows(_entities_of(views, inputs), t_us)
         read = {view.id: self._view_columns(view, rows.views[view.id], t_us) for view in views}
         if info.name:
             columns, statuses = _service_columns(plan.service(info.name), inputs, read)

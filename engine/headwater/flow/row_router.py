@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from headwater.flow.peers import Peers
+    from headwater.flow.provenance import ShardProvenance
     from headwater.flow.shard_reads import EntityRows, ShardReads
     from headwater.plan.plan import Plan
 
@@ -64,21 +65,31 @@ class RowRouter:
         """Let go of the threads; reads that are under way end by their own time limits."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def read(self, plan: Plan, entities: Sequence[EntityRows], t_us: int) -> RowsAnswer:
+    def read(
+        self,
+        plan: Plan,
+        entities: Sequence[EntityRows],
+        t_us: int,
+        *,
+        with_provenance: bool = False,
+    ) -> RowsAnswer:
         """Return the rows of views of `plan`; those of one shard are of one moment.
 
         Raises HeadwaterError where a worker refuses for a reason that isn't about now, and
         PlanChangedError where a view has just left.
         """
         with suppress(NotOwnerError):
-            return self._reads.read(plan, entities, t_us)
-        return self._read_routed(plan, entities, t_us)
+            return self._reads.read(plan, entities, t_us, with_provenance=with_provenance)
+        return self._read_routed(plan, entities, t_us, with_provenance=with_provenance)
 
-    def _read_routed(self, plan: Plan, entities: Sequence[EntityRows], t_us: int) -> RowsAnswer:
+    def _read_routed(
+        self, plan: Plan, entities: Sequence[EntityRows], t_us: int, *, with_provenance: bool
+    ) -> RowsAnswer:
         deadline = self._clock() + self._timeout_s
         shards = [shards_of(entity.keys, self._reads.shard_count) for entity in entities]
         wanted = {number for one in shards for number in one.tolist()}
-        answer = _Whole(plan, self._reads.shard_count, entities, shards)
+        count = self._reads.shard_count
+        answer = _Whole(plan, count, entities, shards, with_provenance=with_provenance)
         owners: Mapping[int, str] = {} if self._peers is None else self._peers.owners()
         for attempt in (1, 2):
             targets = self._targets(answer, wanted, owners)
@@ -133,7 +144,9 @@ class RowRouter:
 
     def _ask_here(self, answer: _Whole, shards: set[int], t_us: int) -> RowsAnswer | None:
         try:
-            return self._reads.read(answer.plan, answer.part(shards), t_us)
+            return self._reads.read(
+                answer.plan, answer.part(shards), t_us, with_provenance=answer.with_provenance
+            )
         except NotOwnerError:
             answer.moved = True
             return None
@@ -150,6 +163,7 @@ class RowRouter:
             {one: plan.views[one].fingerprint for each in entities for one in each.view_ids},
             str(plan.stamp),
             self._reads.shard_count,
+            with_provenance=answer.with_provenance,
         )
         try:
             found = self._peers.read(target, request, max(0.0, until - self._clock()))
@@ -192,6 +206,8 @@ class _Whole:
         shard_count: int,
         entities: Sequence[EntityRows],
         shards: Sequence[NDArray[np.int32]],
+        *,
+        with_provenance: bool,
     ) -> None:
         self.plan = plan
         self._entities = entities
@@ -205,11 +221,13 @@ class _Whole:
             for view_id in entity.view_ids
         }
         self._offsets: dict[int, int] = {}
+        self._provenance: dict[int, ShardProvenance] = {}
+        self.with_provenance = with_provenance
         self.moved = False
 
     @property
     def found(self) -> RowsAnswer:
-        return RowsAnswer(self._views, self._offsets)
+        return RowsAnswer(self._views, self._offsets, self._provenance)
 
     def part(self, numbers: set[int]) -> list[EntityRows]:
         """Return the rows of some shards; entities without any are left out."""
@@ -228,6 +246,7 @@ class _Whole:
                 for view_id in entity.view_ids:
                     self._views[view_id].put(rows, part.views[view_id])
         self._offsets.update(part.offsets)
+        self._provenance.update(part.provenance)
 
     def _rows(self, shards: NDArray[np.int32], numbers: set[int]) -> NDArray[np.int64]:
         chosen = np.zeros(self._count, np.bool_)

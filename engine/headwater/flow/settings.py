@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from headwater.flow.archive_care import CareSettings
+from headwater.flow.sample_log import SampleSettings
 
 __all__ = ["WorkerSettings"]
 
@@ -26,6 +27,7 @@ class WorkerSettings:
     ingest_linger_us: int = 0  # how long source records gather, where a poll isn't full
     archive_linger_us: int = 0
     archive_care: CareSettings = field(default_factory=CareSettings)
+    samples: SampleSettings = field(default_factory=SampleSettings)
     # Every shard hears of every lane this often; None: only of what is new.
     progress_every_us: int | None = None
     keep_exchange: bool = False  # keep exchange records below the checkpoint, for recomputation

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import enum
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from headwater.errors import HeadwaterError
 from headwater.flow.answer import PlanChangedError
+from headwater.flow.provenance import ShardProvenance
 from headwater.kernels.keys import partition_rows, shard_of
 from headwater.state.group import Group, Values
 from headwater.state.keys import Keys
@@ -88,10 +89,14 @@ class ViewRows:
 
 @dataclass(frozen=True, slots=True)
 class RowsAnswer:
-    """Rows by view id, and the next exchange offset of each shard that was read."""
+    """Rows by view id, and the next exchange offset of each shard that was read.
+
+    `provenance` says by shard what the rows are made of, where that was asked for.
+    """
 
     views: Mapping[str, ViewRows]
     offsets: Mapping[int, int]
+    provenance: Mapping[int, ShardProvenance] = field(default_factory=dict)
 
 
 def shards_of(keys: Keys, count: int) -> NDArray[np.int32]:
@@ -128,7 +133,14 @@ class ShardReads:
         """How many shards there are, here and elsewhere; unless told, as many as are here."""
         return len(self.shards) if self._shard_count is None else self._shard_count
 
-    def read(self, plan: Plan, entities: Sequence[EntityRows], t_us: int) -> RowsAnswer:
+    def read(
+        self,
+        plan: Plan,
+        entities: Sequence[EntityRows],
+        t_us: int,
+        *,
+        with_provenance: bool = False,
+    ) -> RowsAnswer:
         """Return rows of every view, all in one hold: not torn between two batches.
 
         `plan` is what the caller takes the views from. Raises NotOwnerError, before anything is
@@ -149,7 +161,11 @@ class ShardReads:
                     view = plan.views[view_id]
                     views[view_id] = self._read_view(view, entity.keys, parts, t_us)
             offsets = {number: self.shards[number].next_offset for number in wanted}
-        return RowsAnswer(views, offsets)
+            # In the same hold: a moment later it would be that of other rows.
+            asked = wanted if with_provenance else ()
+            made_of = {number: ShardProvenance.of(self.shards[number]) for number in asked}
+        read = {view_id: plan.views[view_id] for view_id in views}
+        return RowsAnswer(views, offsets, {n: one.of_views(read) for n, one in made_of.items()})
 
     def warm_up(self) -> None:
         """Run the kernels of a read once, whichever shards are here."""

@@ -24,29 +24,35 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dheadwater_proto/v1/peer.proto\x12\x0cheadwater.v1\"o\n\x0fReadRowsRequest\x12*\n\x08\x65ntities\x18\x01 \x03(\x0b\x32\x18.headwater.v1.EntityRows\x12\x0c\n\x04t_us\x18\x02 \x01(\x03\x12\r\n\x05stamp\x18\x03 \x01(\t\x12\x13\n\x0bshard_count\x18\x04 \x01(\r\"Q\n\nEntityRows\x12\x0c\n\x04keys\x18\x01 \x01(\x0c\x12\x0f\n\x07lengths\x18\x02 \x01(\x0c\x12$\n\x05views\x18\x03 \x03(\x0b\x32\x15.headwater.v1.ViewRef\"*\n\x07ViewRef\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"c\n\x10ReadRowsResponse\x12%\n\x05views\x18\x01 \x03(\x0b\x32\x16.headwater.v1.ViewRows\x12\x0e\n\x06shards\x18\x02 \x03(\r\x12\x18\n\x10\x65xchange_offsets\x18\x03 \x03(\x03\"e\n\x08ViewRows\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x01(\r\x12\x0c\n\x04\x62its\x18\x03 \x01(\x0c\x12\r\n\x05valid\x18\x04 \x01(\x0c\x12\r\n\x05\x66ound\x18\x05 \x01(\x0c\x12\r\n\x05\x66lags\x18\x06 \x01(\x0c\"\x12\n\x10GetStatusRequest\"\xfe\x01\n\x11GetStatusResponse\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x12\n\nstarted_us\x18\x04 \x01(\x03\x12\'\n\x05tasks\x18\x05 \x03(\x0b\x32\x18.headwater.v1.TaskStatus\x12\x13\n\x0bstate_bytes\x18\x06 \x01(\x03\x12\x14\n\x0c\x62\x61\x63klog_rows\x18\x07 \x01(\x03\x12\x14\n\x0c\x64\x65\x61\x64_letters\x18\x08 \x01(\x03\x12\x14\n\x0chistory_left\x18\t \x01(\x03\x12\x0c\n\x04plan\x18\n \x01(\x03\x12\x14\n\x0cplan_refused\x18\x0b \x01(\t\"\xb4\x01\n\nTaskStatus\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\r\x12\r\n\x05state\x18\x04 \x01(\t\x12\x13\n\x0bnext_offset\x18\x05 \x01(\x03\x12\x17\n\nend_offset\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x19\n\x0c\x66reshness_ms\x18\x07 \x01(\x03H\x01\x88\x01\x01\x42\r\n\x0b_end_offsetB\x0f\n\r_freshness_ms2\xa6\x01\n\x0bPeerService\x12I\n\x08ReadRows\x12\x1d.headwater.v1.ReadRowsRequest\x1a\x1e.headwater.v1.ReadRowsResponse\x12L\n\tGetStatus\x12\x1e.headwater.v1.GetStatusRequest\x1a\x1f.headwater.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dheadwater_proto/v1/peer.proto\x12\x0cheadwater.v1\"\x88\x01\n\x0fReadRowsRequest\x12*\n\x08\x65ntities\x18\x01 \x03(\x0b\x32\x18.headwater.v1.EntityRows\x12\x0c\n\x04t_us\x18\x02 \x01(\x03\x12\r\n\x05stamp\x18\x03 \x01(\t\x12\x13\n\x0bshard_count\x18\x04 \x01(\r\x12\x17\n\x0fwith_provenance\x18\x05 \x01(\x08\"Q\n\nEntityRows\x12\x0c\n\x04keys\x18\x01 \x01(\x0c\x12\x0f\n\x07lengths\x18\x02 \x01(\x0c\x12$\n\x05views\x18\x03 \x03(\x0b\x32\x15.headwater.v1.ViewRef\"*\n\x07ViewRef\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"\x96\x01\n\x10ReadRowsResponse\x12%\n\x05views\x18\x01 \x03(\x0b\x32\x16.headwater.v1.ViewRows\x12\x0e\n\x06shards\x18\x02 \x03(\r\x12\x18\n\x10\x65xchange_offsets\x18\x03 \x03(\x03\x12\x31\n\nprovenance\x18\x04 \x03(\x0b\x32\x1d.headwater.v1.ShardProvenance\"\x9e\x01\n\x0fShardProvenance\x12\r\n\x05shard\x18\x01 \x01(\r\x12;\n\x07\x61pplied\x18\x02 \x03(\x0b\x32*.headwater.v1.ShardProvenance.AppliedEntry\x12\x0f\n\x07loading\x18\x03 \x03(\t\x1a.\n\x0c\x41ppliedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"e\n\x08ViewRows\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x01(\r\x12\x0c\n\x04\x62its\x18\x03 \x01(\x0c\x12\r\n\x05valid\x18\x04 \x01(\x0c\x12\r\n\x05\x66ound\x18\x05 \x01(\x0c\x12\r\n\x05\x66lags\x18\x06 \x01(\x0c\"\x12\n\x10GetStatusRequest\"\xfe\x01\n\x11GetStatusResponse\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x12\n\nstarted_us\x18\x04 \x01(\x03\x12\'\n\x05tasks\x18\x05 \x03(\x0b\x32\x18.headwater.v1.TaskStatus\x12\x13\n\x0bstate_bytes\x18\x06 \x01(\x03\x12\x14\n\x0c\x62\x61\x63klog_rows\x18\x07 \x01(\x03\x12\x14\n\x0c\x64\x65\x61\x64_letters\x18\x08 \x01(\x03\x12\x14\n\x0chistory_left\x18\t \x01(\x03\x12\x0c\n\x04plan\x18\n \x01(\x03\x12\x14\n\x0cplan_refused\x18\x0b \x01(\t\"\xb4\x01\n\nTaskStatus\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\r\x12\r\n\x05state\x18\x04 \x01(\t\x12\x13\n\x0bnext_offset\x18\x05 \x01(\x03\x12\x17\n\nend_offset\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x19\n\x0c\x66reshness_ms\x18\x07 \x01(\x03H\x01\x88\x01\x01\x42\r\n\x0b_end_offsetB\x0f\n\r_freshness_ms2\xa6\x01\n\x0bPeerService\x12I\n\x08ReadRows\x12\x1d.headwater.v1.ReadRowsRequest\x1a\x1e.headwater.v1.ReadRowsResponse\x12L\n\tGetStatus\x12\x1e.headwater.v1.GetStatusRequest\x1a\x1f.headwater.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headwater_proto.v1.peer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_READROWSREQUEST']._serialized_start=47
-  _globals['_READROWSREQUEST']._serialized_end=158
-  _globals['_ENTITYROWS']._serialized_start=160
-  _globals['_ENTITYROWS']._serialized_end=241
-  _globals['_VIEWREF']._serialized_start=243
-  _globals['_VIEWREF']._serialized_end=285
-  _globals['_READROWSRESPONSE']._serialized_start=287
-  _globals['_READROWSRESPONSE']._serialized_end=386
-  _globals['_VIEWROWS']._serialized_start=388
-  _globals['_VIEWROWS']._serialized_end=489
-  _globals['_GETSTATUSREQUEST']._serialized_start=491
-  _globals['_GETSTATUSREQUEST']._serialized_end=509
-  _globals['_GETSTATUSRESPONSE']._serialized_start=512
-  _globals['_GETSTATUSRESPONSE']._serialized_end=766
-  _globals['_TASKSTATUS']._serialized_start=769
-  _globals['_TASKSTATUS']._serialized_end=949
-  _globals['_PEERSERVICE']._serialized_start=952
-  _globals['_PEERSERVICE']._serialized_end=1118
+  _globals['_SHARDPROVENANCE_APPLIEDENTRY']._loaded_options = None
+  _globals['_SHARDPROVENANCE_APPLIEDENTRY']._serialized_options = b'8\001'
+  _globals['_READROWSREQUEST']._serialized_start=48
+  _globals['_READROWSREQUEST']._serialized_end=184
+  _globals['_ENTITYROWS']._serialized_start=186
+  _globals['_ENTITYROWS']._serialized_end=267
+  _globals['_VIEWREF']._serialized_start=269
+  _globals['_VIEWREF']._serialized_end=311
+  _globals['_READROWSRESPONSE']._serialized_start=314
+  _globals['_READROWSRESPONSE']._serialized_end=464
+  _globals['_SHARDPROVENANCE']._serialized_start=467
+  _globals['_SHARDPROVENANCE']._serialized_end=625
+  _globals['_SHARDPROVENANCE_APPLIEDENTRY']._serialized_start=579
+  _globals['_SHARDPROVENANCE_APPLIEDENTRY']._serialized_end=625
+  _globals['_VIEWROWS']._serialized_start=627
+  _globals['_VIEWROWS']._serialized_end=728
+  _globals['_GETSTATUSREQUEST']._serialized_start=730
+  _globals['_GETSTATUSREQUEST']._serialized_end=748
+  _globals['_GETSTATUSRESPONSE']._serialized_start=751
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1005
+  _globals['_TASKSTATUS']._serialized_start=1008
+  _globals['_TASKSTATUS']._serialized_end=1188
+  _globals['_PEERSERVICE']._serialized_start=1191
+  _globals['_PEERSERVICE']._serialized_end=1357
 # @@protoc_insertion_point(module_scope)

@@ -7,16 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ReadRowsRequest(_message.Message):
-    __slots__ = ("entities", "t_us", "stamp", "shard_count")
+    __slots__ = ("entities", "t_us", "stamp", "shard_count", "with_provenance")
     ENTITIES_FIELD_NUMBER: _ClassVar[int]
     T_US_FIELD_NUMBER: _ClassVar[int]
     STAMP_FIELD_NUMBER: _ClassVar[int]
     SHARD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    WITH_PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     entities: _containers.RepeatedCompositeFieldContainer[EntityRows]
     t_us: int
     stamp: str
     shard_count: int
-    def __init__(self, entities: _Optional[_Iterable[_Union[EntityRows, _Mapping]]] = ..., t_us: _Optional[int] = ..., stamp: _Optional[str] = ..., shard_count: _Optional[int] = ...) -> None: ...
+    with_provenance: bool
+    def __init__(self, entities: _Optional[_Iterable[_Union[EntityRows, _Mapping]]] = ..., t_us: _Optional[int] = ..., stamp: _Optional[str] = ..., shard_count: _Optional[int] = ..., with_provenance: bool = ...) -> None: ...
 
 class EntityRows(_message.Message):
     __slots__ = ("keys", "lengths", "views")
@@ -37,14 +39,33 @@ class ViewRef(_message.Message):
     def __init__(self, id: _Optional[str] = ..., fingerprint: _Optional[str] = ...) -> None: ...
 
 class ReadRowsResponse(_message.Message):
-    __slots__ = ("views", "shards", "exchange_offsets")
+    __slots__ = ("views", "shards", "exchange_offsets", "provenance")
     VIEWS_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     EXCHANGE_OFFSETS_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     views: _containers.RepeatedCompositeFieldContainer[ViewRows]
     shards: _containers.RepeatedScalarFieldContainer[int]
     exchange_offsets: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, views: _Optional[_Iterable[_Union[ViewRows, _Mapping]]] = ..., shards: _Optional[_Iterable[int]] = ..., exchange_offsets: _Optional[_Iterable[int]] = ...) -> None: ...
+    provenance: _containers.RepeatedCompositeFieldContainer[ShardProvenance]
+    def __init__(self, views: _Optional[_Iterable[_Union[ViewRows, _Mapping]]] = ..., shards: _Optional[_Iterable[int]] = ..., exchange_offsets: _Optional[_Iterable[int]] = ..., provenance: _Optional[_Iterable[_Union[ShardProvenance, _Mapping]]] = ...) -> None: ...
+
+class ShardProvenance(_message.Message):
+    __slots__ = ("shard", "applied", "loading")
+    class AppliedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    LOADING_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    applied: _containers.ScalarMap[str, int]
+    loading: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, shard: _Optional[int] = ..., applied: _Optional[_Mapping[str, int]] = ..., loading: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ViewRows(_message.Message):
     __slots__ = ("rows", "features", "bits", "valid", "found", "flags")
