@@ -244,7 +244,7 @@ def test_peers_are_asked_at_the_same_time(store: LocalStore, entities: list[Enti
 def _lenient(peers: Others) -> Callable[..., RowsAnswer]:
     def read(target: str, request: RowsRequest, _timeout_s: float) -> RowsAnswer:
         peers.before(target)
-        return peers.has[target].read(store.plan, request.entities, request.t_us)
+        return peers.has[target].read(peers.plan, request.entities, request.t_us)
 
     return read
 

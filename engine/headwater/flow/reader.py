@@ -18,12 +18,12 @@ from headwater.flow.answer import (
     Status,
     UnavailableError,
 )
+from headwater.flow.completeness import incomplete_features
 from headwater.flow.peers import check_same_plan
 from headwater.flow.row_router import RowRouter
 from headwater.flow.samples import Origin, ViewRef
 from headwater.flow.service_info import join_keys_of
 from headwater.flow.shard_reads import EntityRows, NotOwnerError, RowFlag, ShardReads
-from headwater.kernels.rows import NO_HORIZON, left_edges
 from headwater.plan.fingerprint import fingerprint
 from headwater.state.events import feature_columns
 from headwater.state.keys import canonical_keys
@@ -207,22 +207,14 @@ class ShardReader:
         values, flags = rows.values, rows.flags
         statuses = np.where(values.valid.T == 1, Status.PRESENT, Status.NULL).astype(np.uint8)
         statuses[:, ~values.found] = Status.NOT_FOUND
-        statuses[self._warming(view, t_us), :] = Status.WARMING
+        complete_from_us = self._starts[view.stream.topic].complete_from_us
+        statuses[incomplete_features(view, t_us, complete_from_us), :] = Status.WARMING
         statuses[:, (flags & RowFlag.WARMING) != 0] = Status.WARMING
         statuses[:, (flags & RowFlag.STALE) != 0] = Status.STALE
         statuses[:, (flags & RowFlag.TOO_OLD) != 0] = Status.OUT_OF_RANGE
         void = (flags & (RowFlag.TOO_OLD | RowFlag.UNREAD | RowFlag.WARMING)) != 0
         columns = feature_columns(view.layout, view.feature_names, values)
         return _ViewColumns(columns, statuses, void)
-
-    def _warming(self, view: ViewPlan, t_us: int) -> NDArray[np.bool_]:
-        """Return which features look back past where the stream's history begins."""
-        table = view.layout.table
-        edges = np.empty(len(table.windows), np.int64)
-        left_edges(table.windows, t_us, edges)
-        complete_from_us = self._starts[view.stream.topic].complete_from_us
-        warming: NDArray[np.bool_] = edges[table.features[:, 0]] < complete_from_us
-        return warming & (complete_from_us > NO_HORIZON)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

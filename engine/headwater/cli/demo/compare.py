@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
+
+from headwater.offline.bitwise import differ
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    import polars as pl
 
 __all__ = ["Compared", "compare"]
 
@@ -36,18 +37,6 @@ def compare(one: pl.DataFrame, other: pl.DataFrame, count: Compared) -> None:
     """
     assert one.height == other.height
     for column in one:
-        ours, theirs = _bits(column), _bits(other[column.name])
-        differ = np.flatnonzero(
-            (ours != theirs) | (column.is_null() != other[column.name].is_null()).to_numpy()
-        )
-        first = int(differ[0]) if len(differ) else -1
-        count.add(column.name, first, len(differ), len(column))
-
-
-def _bits(series: pl.Series) -> NDArray[np.generic]:
-    if series.dtype == pl.Float64:
-        found: NDArray[np.generic] = series.fill_null(0.0).to_numpy().view(np.uint64)
-        return found
-    if series.dtype == pl.Boolean:
-        return series.fill_null(value=False).to_numpy()
-    return series.to_physical().fill_null(0).to_numpy()
+        found = np.flatnonzero(differ(column, other[column.name]))
+        first = int(found[0]) if len(found) else -1
+        count.add(column.name, first, len(found), len(column))
