@@ -12,10 +12,13 @@ from harness import BASE_US, SECOND_US, moment
 import headwater as hw
 from headwater.flow.samples import Block, Sample, pack, unpack
 from headwater.flow.settings import WorkerSettings
+from headwater.kernels.rows import TILE_AT, TILES
 from headwater.offline.audit import Audit
 from headwater.offline.audited_view import History
+from headwater.state.keys import canonical_keys
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from headwater.local_store import LocalStore
@@ -30,6 +33,7 @@ __all__ = [
     "by_shop",
     "by_user",
     "changed",
+    "corrupt",
     "history_of",
     "names_of",
     "opened",
@@ -160,3 +164,23 @@ def changed(block: Block, column: str, row: int, value: object) -> Block:
         )
     )
     return replace(block, values=values)
+
+
+def corrupt(
+    store: LocalStore, user: str, op: int, *, tile: int, word: int, change: Callable[[int], int]
+) -> None:
+    """Change a word of one field of one of a user's tiles, in memory."""
+    key = canonical_keys(pl.DataFrame({"user": [user]}), ["user"])
+    for shard in store.worker.shards.values():
+        group = shard.groups["by_user@1"]
+        slot = int(group.index.find(key)[0])
+        if slot >= 0:
+            words = int(group.table.shape[0])
+            first = range(int(group.rows[slot, TILES]))[tile] * words
+            offset = next(int(at) for one, _, at in group.table.fields.tolist() if one == op)
+            arena = store.worker.memory.arena
+            at = int(group.rows[slot, TILE_AT]) + first + offset + word
+            arena[at] = change(int(arena[at]))
+            return
+    msg = f"{user} has no row"
+    raise AssertionError(msg)

@@ -15,6 +15,7 @@ from audit_harness import (
     Taken,
     audited,
     changed,
+    corrupt,
     names_of,
     opened,
     stream_and_ask,
@@ -22,12 +23,10 @@ from audit_harness import (
 from harness import BASE_US, SECOND_US, moment
 
 from headwater.flow.answer import Status
-from headwater.kernels.rows import TILE_AT, TILES
 from headwater.plan.ops import COUNT_ROWS, SUM_FLOAT
-from headwater.state.keys import canonical_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from headwater.flow.samples import Block
     from headwater.local_store import LocalStore
@@ -43,26 +42,6 @@ def store() -> Iterator[LocalStore]:
 @pytest.fixture
 def blocks(store: LocalStore) -> list[Block]:
     return store.worker.reader.samples.blocks()  # type: ignore[union-attr]
-
-
-def corrupt(
-    store: LocalStore, user: str, op: int, *, tile: int, word: int, change: Callable[[int], int]
-) -> None:
-    """Change a word of one field of one of a user's tiles, in memory."""
-    key = canonical_keys(pl.DataFrame({"user": [user]}), ["user"])
-    for shard in store.worker.shards.values():
-        group = shard.groups["by_user@1"]
-        slot = int(group.index.find(key)[0])
-        if slot >= 0:
-            words = int(group.table.shape[0])
-            first = range(int(group.rows[slot, TILES]))[tile] * words
-            offset = next(int(at) for one, _, at in group.table.fields.tolist() if one == op)
-            arena = store.worker.memory.arena
-            at = int(group.rows[slot, TILE_AT]) + first + offset + word
-            arena[at] = change(int(arena[at]))
-            return
-    msg = f"{user} has no row"
-    raise AssertionError(msg)
 
 
 def test_a_corrupted_tile_is_named_by_feature_and_entity() -> None:

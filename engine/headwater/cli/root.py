@@ -61,6 +61,11 @@ _COMMANDS = (
         "Look after the history of events: verify, compact, retain, name snapshots.",
     ),
     (
+        "audit",
+        "headwater.cli.audit:audit",
+        "Compute served vectors again from history; name every value that differs.",
+    ),
+    (
         "training-set",
         "headwater.cli.training_set:training_set",
         "Write a spine with a service's features, as of each row's time.",

@@ -18,7 +18,7 @@ from headwater_connectors.archive.errors import ArchiveError
 from headwater_connectors.archive.sealed import seal, unseal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -118,6 +118,17 @@ class Block:
     inputs: pl.DataFrame
     values: pl.DataFrame
     statuses: NDArray[np.uint8]
+
+    def of_requests(self, keep: Callable[[Asked], bool]) -> Block:
+        """Return the vectors of those requests only."""
+        kept = [keep(one) for one in self.asked]
+        if all(kept):
+            return self
+        rows = np.repeat(kept, [one.rows for one in self.asked])
+        asked = tuple(one for one, stays in zip(self.asked, kept, strict=True) if stays)
+        inputs, values = (one.filter(pl.Series(rows)) for one in (self.inputs, self.values))
+        statuses = np.ascontiguousarray(self.statuses[:, rows])
+        return Block(self.worker, self.origin, asked, inputs, values, statuses)
 
 
 class _Block(msgspec.Struct, frozen=True):

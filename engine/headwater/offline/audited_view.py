@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headwater.errors import HeadwaterError
+from headwater.errors import HeadwaterError, NotFoundError
 from headwater.flow.answer import Status
 from headwater.flow.completeness import incomplete_features
 from headwater.flow.shard_reads import shards_of
@@ -85,6 +85,12 @@ class History:
         memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
     ) -> Self:
         """Return the history of a plan's streams: the archive and, above its end, the log."""
+        for topic in plan.streams.keys() - starts.keys():
+            msg = (
+                f'stream "{topic}" has not begun here: nothing was served from it; audit by the'
+                " definitions that are applied"
+            )
+            raise NotFoundError(msg)
         ids = {topic: log.topic(topic).id for topic in plan.streams}
         if archive is None:
             return cls(LogEvents(log, starts, namespace), ids, {}, memory_budget_bytes)
