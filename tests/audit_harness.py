@@ -6,15 +6,18 @@ import random
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 from harness import BASE_US, SECOND_US, moment
 
 import headwater as hw
 from headwater.flow.samples import Block, Sample, pack, unpack
 from headwater.flow.settings import WorkerSettings
+from headwater.kernels.blobs import BLOB_HEADER_WORDS
 from headwater.kernels.rows import TILE_AT, TILES
 from headwater.offline.audit import Audit
 from headwater.offline.audited_view import History
+from headwater.plan.ops import COUNT_ROWS
 from headwater.state.keys import canonical_keys
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
     from headwater.local_store import LocalStore
     from headwater.offline.audited_columns import Audited
+    from headwater.plan.plan import ViewPlan
+    from headwater.state.store import Stores
 
 __all__ = [
     "ROWS",
@@ -34,6 +39,7 @@ __all__ = [
     "by_user",
     "changed",
     "corrupt",
+    "corrupt_on_disk",
     "history_of",
     "names_of",
     "opened",
@@ -182,5 +188,29 @@ def corrupt(
             at = int(group.rows[slot, TILE_AT]) + first + offset + word
             arena[at] = change(int(arena[at]))
             return
+    msg = f"{user} has no row"
+    raise AssertionError(msg)
+
+
+def corrupt_on_disk(stores: Stores, shards: int, view: ViewPlan, user: str) -> None:
+    """Count one more in the first tile of a user, in the RocksDB of the shard that has it."""
+    (key,) = canonical_keys(pl.DataFrame({"user": [user]}), ["user"]).to_list()
+    table = view.layout.table
+    offset = next(int(at) for op, _, at in table.fields.tolist() if op == COUNT_ROWS)
+    for number in range(shards):
+        store = stores.open(number)
+        try:
+            (blob,) = store.get_many(view.id, [key])
+            mark = store.mark()
+            if blob is None or mark is None:
+                continue
+            words = np.frombuffer(bytearray(blob), np.uint64)
+            assert words[0], "it has a tile"
+            words[BLOB_HEADER_WORDS + offset] += 1
+            store.write(mark, [(view.id, [(key, words.tobytes())])])
+            store.flush()
+            return
+        finally:
+            store.close()
     msg = f"{user} has no row"
     raise AssertionError(msg)

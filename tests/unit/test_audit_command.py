@@ -8,12 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from audit_harness import ROWS, USERS, corrupt, opened, stream_and_ask
+from audit_harness import (
+    ROWS,
+    SHARDS,
+    USERS,
+    corrupt,
+    corrupt_on_disk,
+    opened,
+    service,
+    stream_and_ask,
+)
 from harness import BASE_US, SECOND_US, moment
 
 from headwater.cli import main
 from headwater.flow.sample_log import SampleSettings
 from headwater.plan.ops import COUNT_ROWS
+from headwater.plan.plan import compile_plan
+from headwater.state.store import Stores
 from headwater_connectors.archive.sealed import seal
 
 if TYPE_CHECKING:
@@ -91,12 +102,28 @@ def test_a_corrupted_tile_is_named_with_both_values(folder, capsys) -> None:
         assert text in out
 
 
+def test_a_tile_that_was_corrupted_on_disk_is_named(folder, capsys) -> None:
+    shutil.rmtree(folder / "samples")
+    stores = Stores(folder / "state")
+    corrupt_on_disk(stores, SHARDS, compile_plan([service]).views["by_user@1"], "u5")
+    stores.close()
+    with opened(folder, samples=ALL) as store:
+        ask(store)
+    found = told(capsys, folder, code=1)
+    assert {(one["feature"], one["entity"]) for one in found["differences"]} == {
+        ("by_user.n_lifetime", "user=u5")
+    }
+
+
 def test_without_samples_nothing_is_compared_and_the_exit_code_says_so(folder, capsys) -> None:
     shutil.rmtree(folder / "samples")
     found = told(capsys, folder, code=1)
     assert (found["vectors"], found["compared"]) == (0, 0)
     assert main(["audit", "features.py", "--folder", str(folder)]) == 1
-    assert "nothing was compared: no samples of that time" in capsys.readouterr().out
+    assert (
+        f"nothing was compared: no samples of that time in {folder}/samples/local;"
+        in capsys.readouterr().out
+    )
 
 
 class _Later(msgspec.Struct):

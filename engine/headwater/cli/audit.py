@@ -40,6 +40,7 @@ _COLUMNS = ("service", "feature", "entity", "t", "what", "served", "recomputed",
 class _Samples:
     """What was read of the sample log, and the files that could not be read, with the reason."""
 
+    place: str
     blocks: list[Block] = field(default_factory=list)
     vectors: int = 0
     files: int = 0
@@ -132,7 +133,7 @@ def _samples(
     files: SampleFiles, since_us: int | None, until_us: int | None, limit: int
 ) -> _Samples:
     """Read the newest files until there are enough vectors; what is damaged is told, not fatal."""
-    found = _Samples()
+    found = _Samples(files.place)
 
     def wanted(one: Asked) -> bool:
         if found.vectors >= limit:
@@ -190,8 +191,8 @@ def _tell(found: Audited, samples: _Samples) -> None:
         write_text(f"not read: {reason}")
     if not samples.blocks:
         write_text(
-            "nothing was compared: no samples of that time; workers take them where"
-            " audit.samples_per_s is above 0"
+            f"nothing was compared: no samples of that time in {samples.place}; workers take them"
+            " where audit.samples_per_s is above 0"
         )
         return
     many = f"{found.compared:,} values of {found.vectors:,} vectors"

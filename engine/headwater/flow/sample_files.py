@@ -29,6 +29,11 @@ class SampleFiles:
         self._blobs = blobs
         self._prefix = f"{namespace}/"
 
+    @property
+    def place(self) -> str:
+        """Where they are, for messages."""
+        return self._blobs.path(self._prefix.rstrip("/"))
+
     def write(self, worker: str, samples: list[Sample]) -> None:
         """Write a file; ArchiveError if it can't be."""
         served = [one.asked.served_us for one in samples]
