@@ -153,7 +153,7 @@ def audited(store: LocalStore, blocks: list[Block], **changed: Any) -> Audited:
     """Audit blocks by a store's plan and history."""
     given = {"plan": store.plan, "starts": store.worker.starts, **changed}
     history = given.pop("history", None) or history_of(store)
-    return Audit(given["plan"], blocks, history, given["starts"]).run()
+    return Audit([given["plan"]], blocks, lambda _plan: history, given["starts"]).run()
 
 
 def names_of(found: Audited) -> set[tuple[str, str]]:

@@ -195,6 +195,26 @@ def test_without_definitions_it_goes_by_what_is_applied(folder, capsys) -> None:
     assert "none differs" in capsys.readouterr().out
 
 
+def test_what_was_served_before_the_last_change_is_compared_by_the_plan_of_then(
+    folder, tmp_path, capsys
+) -> None:
+    def step(*command: str) -> None:
+        assert main([*command, "--folder", str(folder), "--yes"]) == 0
+        capsys.readouterr()
+        assert main(["audit", "--folder", str(folder), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["compared"], found["not_compared"]) == (13 * len(USERS), [])
+
+    step("apply", "features.py")
+    (tmp_path / "features.py").write_text(
+        "import headwater as hw\nfrom audit_harness import by_shop\n"
+        'service = hw.service("payers", [by_shop])\n',
+        encoding="utf-8",
+    )
+    step("apply", "features.py")
+    step("view", "remove", "by_user", "1")
+
+
 def test_of_very_many_differences_some_are_kept_and_all_counted(
     folder, capsys, monkeypatch
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -27,9 +29,11 @@ from headwater_connectors.archive.errors import ArchiveError
 from headwater_connectors.archive.location import blobs_of
 
 if TYPE_CHECKING:
+    from headwater.cli.place import Place
     from headwater.config import Config
     from headwater.flow.samples import Asked, Block
     from headwater.offline.audited_columns import Audited, Difference
+    from headwater.plan.plan import Plan
 
 __all__ = ["audit"]
 
@@ -86,21 +90,16 @@ def audit(
     settings = place_flags.settings()
     with place_flags.opened() as place:
         namespace = place.topic.namespace
-        plan = (
+        newest = (
             applied_plan(place.log, namespace)[1]
             if file is None
             else compile_plan(load_definitions(file))
         )
         samples = _samples(_files(place_flags, settings, namespace), since_us, until_us, limit)
-        history = History.of(
-            plan,
-            place.archive,
-            place.log,
-            place.starts,
-            namespace,
-            memory_budget_bytes=settings.worker.memory_budget_bytes,
-        )
-        work = Audit(plan, samples.blocks, history, place.starts)
+        # What was served before the last change is compared by the plan that it was served by.
+        plans = chain([newest], place.topic.plans())
+        history_of = partial(_history_of, place, settings.worker.memory_budget_bytes, {})
+        work = Audit(plans, samples.blocks, history_of, place.starts)
         with progress_bar("audit: events", work.events, shown=not json) as advance:
             found = work.run(advance)
     if json:
@@ -108,6 +107,22 @@ def audit(
     else:
         _tell(found, samples)
     return 1 if found.differing or not found.compared else 0
+
+
+def _history_of(
+    place: Place, memory_budget_bytes: int, known: dict[int, History], plan: Plan
+) -> History:
+    """Return the history of a plan's streams, `known` from the second time on."""
+    if id(plan) not in known:
+        known[id(plan)] = History.of(
+            plan,
+            place.archive,
+            place.log,
+            place.starts,
+            place.topic.namespace,
+            memory_budget_bytes=memory_budget_bytes,
+        )
+    return known[id(plan)]
 
 
 def _moment(text: str | None, option: str, now_us: int) -> int | None:

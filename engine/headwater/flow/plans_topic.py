@@ -7,6 +7,7 @@ say a thing at once the one whose record comes first is heard.
 from __future__ import annotations
 
 import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,7 +18,7 @@ from headwater.flow.starts import Start  # noqa: TC001 - msgspec reads it
 from headwater.plan.document import DOCUMENT_BYTES_MAX, read_document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from headwater.plan.plan import Plan
     from headwater_connectors.log.log import Log
@@ -73,6 +74,7 @@ class PlansTopic:
         self.shards: int | None = None
         self.starts: dict[str, Started] = {}
         self.applied: Applied | None = None
+        self._all_applied: list[Applied] = []
         self._log = log
         self.namespace = namespace
         self._next = 0
@@ -174,6 +176,12 @@ class PlansTopic:
             return None
         return read_document(self.applied.document, self.namespace)
 
+    def plans(self) -> Iterator[Plan]:
+        """Yield every plan that was ever applied, the newest first, where it can still be taken."""
+        for applied in reversed(self._all_applied):
+            with suppress(StateError):
+                yield read_document(applied.document, self.namespace)
+
     def _say(self, record: _Record) -> None:
         self._log.create_topic(self.name, partitions=1, append_time=True)
         producer = self._log.producer()
@@ -198,6 +206,7 @@ class PlansTopic:
         elif isinstance(record, Applied):
             if record.number == self.number + 1:
                 self.applied = record
+                self._all_applied.append(record)
         else:
             known = self.starts.get(record.stream)
             if record.number == (1 if known is None else known.number + 1):

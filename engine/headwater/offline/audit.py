@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from headwater.errors import NotFoundError
 from headwater.flow.answer import Status
 from headwater.offline.audited_columns import Audited, ColumnAgain, Comparison
+from headwater.offline.audited_plans import Plans
 from headwater.offline.audited_view import Reasons, Rows, view_again
 from headwater.offline.training_set import service_columns
 from headwater.state.keys import canonical_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from headwater.flow.samples import Block, Origin, ViewRef
+    from headwater.flow.samples import Block, Origin
     from headwater.flow.starts import Start
     from headwater.offline.audited_view import History, ViewAgain
     from headwater.plan.plan import Plan, ServicePlan, ViewPlan
@@ -46,76 +48,62 @@ class _Group:
         return sum(one.inputs.height for one in self.blocks)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """A view to compute again, once for all groups that have it."""
+
+    view: ViewPlan
+    history: History
+    groups: list[_Group]
+
+
 class Audit:
-    """An audit of samples by the plan that is applied; `events` is about how many it will read."""
+    """An audit of samples by the plans that were applied, the newest first.
+
+    `history_of` gives the history of a plan's streams; NotFoundError where one isn't there any more
+    is a reason not to compare. `events` is about how many events will be read.
+    """
 
     def __init__(
         self,
-        plan: Plan,
+        plans: Iterable[Plan],
         blocks: Sequence[Block],
-        history: History,
+        history_of: Callable[[Plan], History],
         starts: Mapping[str, Start],
     ) -> None:
-        self._plan = plan
-        self._history = history
         self._starts = starts
         self._audited = Audited()
+        self._groups: list[_Group] = []
+        self._jobs: dict[tuple[str, str, int], _Job] = {}
+        known = Plans(plans, starts)
         by_origin: dict[Origin, list[Block]] = {}
         for block in blocks:
             by_origin.setdefault(block.origin, []).append(block)
-        self._groups = []
         for origin, found in by_origin.items():
             rows = sum(one.values.height for one in found)
             self._audited.vectors += rows
-            reason = self._why_not(origin)
+            plan, reason = known.of(origin)
+            if plan is not None:
+                try:
+                    self._add(plan, history_of(plan), origin, found)
+                except NotFoundError as error:
+                    reason = str(error)
             if reason:
                 self._audited.not_compared[reason] += rows * found[0].values.width
-            else:
-                self._groups.append(self._group(origin, found))
-        self._jobs: dict[tuple[str, int], list[_Group]] = {}
-        for group in self._groups:
-            for view in group.views:
-                users = self._jobs.setdefault((view.id, group.origin.shard_count), [])
-                users.append(group)
+
+    def _add(self, plan: Plan, history: History, origin: Origin, blocks: list[Block]) -> None:
+        service = plan.services[origin.service] if origin.service else None
+        views = service.views if service else tuple(plan.views[one.id] for one in origin.views)
+        group = _Group(origin, views, service, tuple(blocks))
+        self._groups.append(group)
+        for view in views:
+            key = (view.id, view.fingerprint, origin.shard_count)
+            self._jobs.setdefault(key, _Job(view, history, [])).groups.append(group)
 
     @property
     def events(self) -> int:
         """About how many events there are to read."""
-        views = (self._plan.views[view_id] for view_id, _ in self._jobs)
-        return sum(self._history.source.rows(view.stream) for view in views)
-
-    def _why_not(self, origin: Origin) -> str:
-        """Return why vectors can't be computed again, empty where they can."""
-        plan = self._plan
-        if origin.stamp != str(plan.stamp):
-            return f"served by another engine ({origin.stamp}; this one is {plan.stamp})"
-        for ref in origin.views:
-            reason = self._why_not_view(ref)
-            if reason:
-                return reason
-        if origin.service and origin.service not in plan.services:
-            return f'service "{origin.service}" is not applied any more'
-        if origin.service and plan.services[origin.service].revision != origin.revision:
-            return f'service "{origin.service}" was at another revision when it was served'
-        return ""
-
-    def _why_not_view(self, ref: ViewRef) -> str:
-        view = self._plan.views.get(ref.id)
-        if view is None:
-            return f"view {ref.id} is not applied any more"
-        if view.fingerprint != ref.fingerprint:
-            return f"view {ref.id} was another one when it was served"
-        start = self._starts.get(view.stream.topic)
-        if start is None or start.complete_from_us != ref.complete_from_us:
-            return f'stream "{view.stream.topic}" begins elsewhere since'
-        return ""
-
-    def _group(self, origin: Origin, blocks: list[Block]) -> _Group:
-        if origin.service:
-            service = self._plan.services[origin.service]
-            return _Group(origin, service.views, service, tuple(blocks))
-        views = tuple(self._plan.views[ref.id] for ref in origin.views)
-        return _Group(origin, views, None, tuple(blocks))
+        return sum(one.history.source.rows(one.view.stream) for one in self._jobs.values())
 
     def run(self, advance: Callable[[int], None] = lambda _events: None) -> Audited:
         """Read history once for each view, and compare; `advance` is told of events as they come.
@@ -124,19 +112,18 @@ class Audit:
         """
         reasons = Reasons()
         again: dict[tuple[_Group, str], ViewAgain] = {}
-        for (view_id, shard_count), users in self._jobs.items():
-            view = self._plan.views[view_id]
+        for job in self._jobs.values():
             found = view_again(
-                view,
-                _rows(view, users, shard_count),
-                self._starts[view.stream.topic].complete_from_us,
-                self._history,
+                job.view,
+                _rows(job),
+                self._starts[job.view.stream.topic].complete_from_us,
+                job.history,
                 reasons,
                 advance,
             )
             first = 0
-            for group in users:
-                again[group, view_id] = found.part(first, first + group.height)
+            for group in job.groups:
+                again[group, job.view.id] = found.part(first, first + group.height)
                 first += group.height
         for group in self._groups:
             found_of = {view.id: again[group, view.id] for view in group.views}
@@ -146,10 +133,11 @@ class Audit:
         return self._audited
 
 
-def _rows(view: ViewPlan, users: Sequence[_Group], shard_count: int) -> Rows:
-    keys = pl.concat([group.inputs().select(view.entity.key) for group in users])
-    asked = [one for group in users for block in group.blocks for one in block.asked]
-    return Rows(canonical_keys(keys, view.entity.key), asked, shard_count)
+def _rows(job: _Job) -> Rows:
+    key = job.view.entity.key
+    keys = pl.concat([group.inputs().select(key) for group in job.groups])
+    asked = [one for group in job.groups for block in group.blocks for one in block.asked]
+    return Rows(canonical_keys(keys, key), asked, job.groups[0].origin.shard_count)
 
 
 def _columns_again(group: _Group, again: Mapping[str, ViewAgain]) -> Iterator[ColumnAgain]:
