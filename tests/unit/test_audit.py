@@ -32,6 +32,7 @@ from headwater.errors import HeadwaterError
 from headwater.flow.answer import Status
 from headwater.flow.starts import Start
 from headwater.plan.plan import compile_plan
+from headwater_connectors.archive.retention import retain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -286,3 +287,45 @@ def test_a_view_whose_past_was_on_its_way_is_not_compared(
 def test_no_samples_are_nothing_compared(store: LocalStore) -> None:
     found = audited(store, [])
     assert (found.vectors, found.compared, found.differing) == (0, 0, 0)
+
+
+def test_what_neither_topic_nor_archive_has_is_not_compared() -> None:
+    with opened(partitions=1) as store:
+        taken = stream_and_ask(store, chunks=2)
+        assert store.worker.archive is None
+        store.log.delete_records("payments", {0: 100})
+        found = audited(store, taken.blocks())
+    assert (found.compared, found.differing) == (0, 0)
+    (reason,) = found.not_compared
+    assert "payments" in reason
+    assert "0" in reason
+
+
+def test_of_a_history_that_was_trimmed_the_windows_within_are_compared(tmp_path: Path) -> None:
+    hour_us = 3_600 * SECOND_US
+    for hour in (0, 10):
+        with opened(tmp_path / "store", partitions=1) as store:
+            at_us = BASE_US + hour * hour_us
+            row = {"user": "u1", "shop": 1, "x": 1.0, "at": at_us}
+            store.push("payments", [row], arrival=moment(at_us))
+            store.settle()
+    with opened(tmp_path / "store", partitions=1) as store:
+        archive, topic_id = store.worker.archive, store.log.topic("payments").id
+        assert archive is not None
+        late_us = BASE_US + 10 * hour_us
+        for now_us in (late_us, late_us + hour_us):
+            retain(
+                archive, "payments", topic_id, 0,
+                before_us=late_us - hour_us, grace_us=1, now_us=now_us,
+            )  # fmt: skip
+        taken = store.worker.reader.samples = Taken()  # type: ignore[assignment]
+        answer = store.answer("payers", at=moment(late_us + SECOND_US), **ROWS)
+        assert answer.values["n_lifetime"][1] == 2
+        assert archive.rows("payments", topic_id) == 1
+        found = audited(store, taken.blocks())
+    assert found.differing == 0
+    # Not the three lifetime features, nor what is made of their view.
+    assert found.compared == 8 * len(USERS)
+    assert list(found.not_compared) == [
+        'history of stream "payments" does not reach back to the beginning of the window any more'
+    ]

@@ -155,7 +155,7 @@ def test_damaged_files_are_named_and_the_others_compared(folder, capsys) -> None
 def test_only_what_was_served_in_time_is_compared(folder, capsys) -> None:
     assert told(capsys, folder, "--since", "1h")["vectors"] == len(USERS)
     assert told(capsys, folder, "--until", "1h", code=1)["vectors"] == 0
-    assert told(capsys, folder, "--until", "2200-01-01T00:00:00Z")["vectors"] == len(USERS)
+    assert told(capsys, folder, "--until", "2200-01-01")["vectors"] == len(USERS)
     assert told(capsys, folder, "--since", "2200-01-01T00:00:00Z", code=1)["vectors"] == 0
 
 
@@ -173,7 +173,6 @@ def test_the_newest_requests_come_first_up_to_the_limit(folder, capsys) -> None:
     ("arguments", "code", "text"),
     [
         (["--since", "yesterday"], 2, "--since: 'yesterday' is not a duration"),
-        (["--since", "2026-11-25T08:00:00"], 2, "no datetime with a time zone"),
         (["--limit", "0"], 2, "--limit 0: compare at least one vector"),
         (["--folder", "nowhere"], 78, "no store in folder nowhere"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated
@@ -70,7 +70,7 @@ def audit(
     file
         A Python file, or a module such as my.features; else what is applied.
     since
-        Only what was served since then: 2h, 7d, or a time such as 2026-11-25T08:00:00Z.
+        Only what was served since then: 2h or 7d for so long ago, or a time in UTC.
     until
         Only what was served before then.
     limit
@@ -133,7 +133,7 @@ def _moment(text: str | None, option: str, now_us: int) -> int | None:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return now_us - duration_us(text, option)
-    return us_of(moment, option)
+    return us_of(moment if moment.tzinfo else moment.replace(tzinfo=UTC), option)
 
 
 def _files(flags: PlaceFlags, settings: Config, namespace: str) -> SampleFiles:
