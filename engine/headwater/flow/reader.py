@@ -136,11 +136,12 @@ class ShardReader:
             revision=info.revision,
         )
         if samples is not None:
-            samples.put(inputs, answer, self._origin(running.plan, info), rows.provenance)
+            samples.put(inputs, answer, self._origin(running, info), rows.provenance)
         return answer
 
-    def _origin(self, plan: Plan, info: ServiceInfo) -> Origin:
+    def _origin(self, running: Running, info: ServiceInfo) -> Origin:
         """Return what computes the answers of a service, or of a list of features."""
+        plan = running.plan
         columns = [] if info.name else [_column(plan, name) for name in info.features]
         views = (
             plan.service(info.name).views
@@ -152,6 +153,7 @@ class ShardReader:
             columns=tuple(f"{view.id}.{view.feature_names[i]}" for view, i in columns),
             revision=info.revision,
             stamp=str(plan.stamp),
+            plan_number=running.number,
             shard_count=self._reads.shard_count,
             views=tuple(
                 ViewRef(view.id, view.fingerprint, self._starts[view.stream.topic].complete_from_us)

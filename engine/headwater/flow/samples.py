@@ -43,6 +43,7 @@ class Origin(msgspec.Struct, frozen=True):
     """What vectors were answers to, and by what they were computed.
 
     `service` is empty for a list of features; then `columns` has each as `view@version.feature`.
+    `plan_number` is that of the applied plan, 0 for one from a file.
     """
 
     service: str
@@ -51,6 +52,7 @@ class Origin(msgspec.Struct, frozen=True):
     stamp: str
     shard_count: int
     views: tuple[ViewRef, ...]
+    plan_number: int = 0
 
 
 class ShardState(msgspec.Struct, frozen=True):
