@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from headwater.plan.plan import Plan, ServicePlan, ViewPlan
     from headwater.registry.records import Registered, ViewRecord
 
-__all__ = ["Action", "Change", "changes_of", "difference", "lines_of", "service_change"]
+__all__ = [
+    "Action",
+    "Change",
+    "causes",
+    "changes_of",
+    "difference",
+    "lines_of",
+    "service_change",
+    "view_difference",
+]
 
 Action: TypeAlias = Literal["new", "changed", "metadata", "unchanged", "kept", "removed", "refused"]
 Kind: TypeAlias = Literal["stream", "entity", "view", "service"]
@@ -167,6 +176,26 @@ def difference(known: str, logic: Iterable[str]) -> tuple[str, ...]:
     """Return the lines that differ, those of before with a minus, those of now with a plus."""
     lines = difflib.ndiff(known.splitlines(), list(logic))
     return tuple(line.rstrip() for line in lines if line[0] in "+-")
+
+
+def view_difference(old: ViewPlan, new: ViewPlan) -> tuple[str, ...]:
+    """Return the lines in which the logic of two views differs."""
+    return difference("\n".join(view_logic(old)), view_logic(new))
+
+
+def causes(old: ViewPlan, new: ViewPlan, feature: str) -> tuple[str, ...]:
+    """Say what in two views can make a feature of that name differ; nothing where nothing can."""
+    labels = (line[2:].split("  ")[0] for line in view_difference(old, new))
+    changed = dict.fromkeys(label for label in labels if label not in {"window", "feature"})
+    found = [f"other rows: {', '.join(changed)}"] if changed else []
+    before, after = (_meaning(view, feature) for view in (old, new))
+    pairs = zip(before, after, strict=True)
+    return (*found, *(f"{was} -> {now}" for was, now in pairs if was != now))
+
+
+def _meaning(view: ViewPlan, feature: str) -> tuple[str, ...]:
+    (one,) = (one for one in view.view.features.features if one.name == feature)
+    return str(one.aggregate), f"window {one.window}", str(one.dtype)
 
 
 def _edit(label: str, old: str, new: str) -> str:
