@@ -351,7 +351,7 @@ class LocalStore:
         namespace = self._worker.settings.namespace
         if self._worker.archive is not None:
             return WholeHistory(
-                self.plan, self._worker.archive, self.log, self._worker.starts, namespace
+                self.plan.streams, self._worker.archive, self.log, self._worker.starts, namespace
             )
         return LogEvents(self.log, self._worker.starts, namespace)
 

@@ -32,7 +32,7 @@ def test_every_command_of_the_page_says_what_the_page_says(tmp_path, monkeypatch
             script.write_text("import headwater as hw\n" + text, encoding="utf-8")
             _run([sys.executable, script.name])
         elif language == "console" and "--bootstrap-servers" not in text:
-            for part in text.removeprefix("$ ").split("\n$ "):
+            for part in text.removeprefix("$ ").replace("\\\n", "").split("\n$ "):
                 command, *lines = part.strip().split("\n")
                 words = [sys.executable, "-m", *shlex.split(command)]
                 said = _run(words, CODES.get(command.strip(), 0))

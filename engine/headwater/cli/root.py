@@ -42,7 +42,7 @@ _COMMANDS = (
         "headwater.cli.status:status",
         "Show a namespace's workers and tasks: owners, lag, freshness.",
     ),
-    ("view", "headwater.cli.view:view", "List the versions of views, or remove one."),
+    ("view", "headwater.cli.view:view", "List the versions of views, compare two, or remove one."),
     ("service", "headwater.cli.service:service", "Show what a service was, or go back to it."),
     (
         "features",

@@ -1,4 +1,4 @@
-"""`headwater view list | remove`: the versions of views, and the end of one."""
+"""`headwater view list | compare | remove`: the versions of views, and the end of one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from headwater.cli.place import PlaceFlags
 __all__ = ["list_views", "remove", "view"]
 
 view = App(name="view", default_parameter=Parameter(negative=()), result_action="return_value")
+view.command(
+    "headwater.cli.compare:compare",
+    name="compare",
+    help="Compute two versions for the same rows; say where values differ, and why.",
+)
 
 
 @view.command(name="list")

@@ -10,11 +10,12 @@ import polars as pl
 
 from headwater.definitions.service import service
 from headwater.flow.answer import RequestError
+from headwater.offline.buckets import MEMORY_BUDGET_BYTES
 from headwater.offline.training_set import training_set
 from headwater.plan.plan import compile_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -73,7 +74,10 @@ class Comparison:
     Raises RequestError for versions of entities with other keys.
     """
 
-    def __init__(self, old: View, new: View) -> None:
+    def __init__(
+        self, old: View, new: View, *, memory_budget_bytes: int = MEMORY_BUDGET_BYTES
+    ) -> None:
+        self._memory_budget_bytes = memory_budget_bytes
         # Of their own plans: the two may be written on different definitions of one stream.
         self._plans = _plan_of(old), _plan_of(new)
         self.old, self.new = map(_view_of, self._plans)
@@ -123,18 +127,33 @@ class Comparison:
         """Whether something was compared, and no value differs."""
         return bool(self.rows) and all(one.is_same for one in self.features)
 
-    def add(self, spine: pl.DataFrame, *, time: str, source: EventSource) -> pl.DataFrame:
+    def add(
+        self,
+        spine: pl.DataFrame,
+        *,
+        time: str,
+        source: EventSource,
+        advance: Callable[[int], None] = lambda _events: None,
+    ) -> pl.DataFrame:
         """Compare both versions for the rows of a spine; return the rows with a difference.
 
-        They are keys and time, and of each feature that both have `old.NAME` and `new.NAME`.
+        They are keys and time, and of each feature that both have `old.NAME` and `new.NAME`. Each
+        version reads history once; `source` has to give both the same.
         """
         wanted = (*self.old.entity.key, time)
         asked = spine.select(name for name in spine.columns if name in wanted)
-        found = (
-            training_set(plan, view.view.name, asked, time=time, source=source).collect()
+        old, new = (
+            training_set(
+                plan,
+                view.view.name,
+                asked,
+                time=time,
+                source=source,
+                memory_budget_bytes=self._memory_budget_bytes,
+                advance=advance,
+            ).collect()
             for plan, view in zip(self._plans, self._views, strict=True)
         )
-        old, new = found
         self.rows += asked.height
         differs = np.zeros(asked.height, np.bool_)
         columns = asked.get_columns()

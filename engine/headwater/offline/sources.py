@@ -15,7 +15,7 @@ from headwater.state.events import SYSTEM_COLUMNS
 from headwater_connectors.archive.archive import NO_FRONTIER_US
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from headwater.definitions.stream import Stream
     from headwater.flow.starts import Start
@@ -64,7 +64,10 @@ class EventSource(Protocol):
 
 
 class LogEvents:
-    """What is in the log now, from where each stream begins."""
+    """What the log holds from where each stream begins to where it ends when that is first asked.
+
+    So every reader of one of these reads the same events, whatever comes meanwhile.
+    """
 
     def __init__(
         self,
@@ -78,10 +81,16 @@ class LogEvents:
         self._starts = starts
         self._namespace = namespace
         self._after = after or {}
+        self._known_ends: dict[str, list[int]] = {}
+
+    def _ends(self, topic: str) -> list[int]:
+        if topic not in self._known_ends:
+            self._known_ends[topic] = self._log.end_offsets(topic)
+        return self._known_ends[topic]
 
     def rows(self, stream: Stream) -> int:
         """Return how many records there are."""
-        ends = self._log.end_offsets(stream.topic)
+        ends = self._ends(stream.topic)
         return sum(max(0, end - self._first(stream.topic, p)) for p, end in enumerate(ends))
 
     def _first(self, topic: str, partition: int) -> int:
@@ -98,8 +107,8 @@ class LogEvents:
         columns: Sequence[str],
         span: Span = ALL_TIME,  # noqa: ARG002 - a log must be read to know
     ) -> Iterator[tuple[int, pl.DataFrame]]:
-        """Yield decoded rows up to the ends the log has when this starts."""
-        ends = self._log.end_offsets(stream.topic)
+        """Yield decoded rows."""
+        ends = self._ends(stream.topic)
         first = {p: self._first(stream.topic, p) for p, end in enumerate(ends)}
         left = {p: end for p, end in enumerate(ends) if end > first[p]}
         decoder = Decoder(stream, self._namespace)
@@ -180,17 +189,17 @@ class ArchiveEvents:
 
 
 class WholeHistory:
-    """The archive, and above its end the log: everything there is now."""
+    """The archive, and above its end the log: everything there is of some topics now."""
 
     def __init__(
         self,
-        plan: Plan,
+        topics: Iterable[str],
         archive: Archive,
         log: Log,
         starts: Mapping[str, Start],
         namespace: str,
     ) -> None:
-        ids = {name: log.topic(name).id for name in plan.streams}
+        ids = {name: log.topic(name).id for name in topics}
         stretches: dict[str, dict[int, tuple[int, int]]] = {name: {} for name in ids}
         after: dict[str, dict[int, int]] = {name: {} for name in ids}
         # Positions before the snapshot: what is archived from here on is read from the log.

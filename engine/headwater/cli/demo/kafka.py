@@ -260,7 +260,7 @@ class _Kafka:
     def training_set(self, spine: pl.DataFrame, time: str) -> pl.DataFrame:
         assert self._archive is not None
         archive = Archive(FolderBlobs(self._archive), stamp=str(self.plan.stamp))
-        source = WholeHistory(self.plan, archive, self.log, self.starts, self.namespace)
+        source = WholeHistory(self.plan.streams, archive, self.log, self.starts, self.namespace)
         found = training_set(self.plan, delay_model.name, spine, time=time, source=source)
         return found.collect()
 
