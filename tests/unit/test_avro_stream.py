@@ -155,7 +155,8 @@ def test_a_schema_is_read_from_its_file_when_the_stream_is_defined(tmp_path):
 
 def test_what_a_format_means_is_in_the_fingerprint_and_where_schemas_are_is_not():
     def text(how: Any) -> str:
-        return canonical_stream(stream_of(how))
+        found = stream_of(how)
+        return canonical_stream(found, found.schema)
 
     documented = json.loads(json.dumps(FLIGHT).replace("A departure.", "Something else."))
     other = json.loads(json.dumps(FLIGHT).replace("millis", "micros"))
@@ -173,6 +174,13 @@ def test_what_a_format_means_is_in_the_fingerprint_and_where_schemas_are_is_not(
         hw.avro(schema=other),
     ]
     assert len({text(how) for how in different}) == len(different)
+
+
+def test_an_alias_counts_for_a_view_that_reads_its_column_alone():
+    renamed = stream_of(hw.avro(aliases={"delay": "late_by"}))
+    reading, apart = ["plane", "delay"], ["plane"]
+    assert canonical_stream(renamed, reading) != canonical_stream(stream_of("avro"), reading)
+    assert canonical_stream(renamed, apart) == canonical_stream(stream_of("avro"), apart)
 
 
 def test_a_plan_shows_the_format():

@@ -255,7 +255,7 @@ def change_mark(folder: Path, **changes: Any) -> None:
 
 
 MARKS: dict[str, tuple[dict[str, Any], str]] = {
-    "format": ({"format": 99}, "has format 99, this version reads 1; remove it"),
+    "format": ({"format": 99}, "has format 99, this version reads 2; remove it"),
     "stamp": (
         {"stamp": "format=1 polars=0.1 machine=abacus"},
         "was written by another engine .format=1 polars=0.1 machine=abacus; this one is",

@@ -71,7 +71,8 @@ LOGIC: dict[str, dict[str, Any]] = {
     "topic": {"stream": stream_of(topic="orders2")},
     "unit of time": {"stream": stream_of(event_time=hw.epoch("at", "s"))},
     "type of a column": {"stream": stream_of(schema={**SCHEMA, "x": pl.Float32})},
-    "one column more": {"stream": stream_of(schema={**SCHEMA, "z": pl.Int64})},
+    "type of a key": {"stream": stream_of(schema={**SCHEMA, "user": pl.Int64})},
+    "type of the event time": {"stream": stream_of(schema={**SCHEMA, "at": pl.Float64})},
     "skew": {"stream": stream_of(skew="1m")},
 }
 NOT_LOGIC: dict[str, dict[str, Any]] = {
@@ -85,6 +86,15 @@ NOT_LOGIC: dict[str, dict[str, Any]] = {
     "alias inside": {"big": (pl.col("x") > 100).alias("other")},
     "window written otherwise": {"windows": (hw.window("60m", name="1h"), "7d")},
     "start": {"stream": stream_of(start="latest")},
+    "one column more": {"stream": stream_of(schema={**SCHEMA, "z": pl.Int64})},
+    "a column that nobody reads gone": {
+        "stream": stream_of(schema={n: t for n, t in SCHEMA.items() if n != "shop"})
+    },
+    "type of a column that nobody reads": {"stream": stream_of(schema={**SCHEMA, "shop": pl.Date})},
+    "order of columns": {"stream": stream_of(schema=dict(reversed(SCHEMA.items())))},
+    "a column of the name of one that the view makes": {
+        "stream": stream_of(schema={**SCHEMA, "big": pl.String})
+    },
 }
 
 
@@ -112,9 +122,9 @@ def test_fingerprints_are_pinned() -> None:
         "on": fingerprint_of(view_of(entity=hw.entity("user", key="id"), on="shop")),
     }
     assert found == {
-        "base": "d13281a5a32731f2",
-        "windows": "5cb04ab86166279e",
-        "on": "ba06735b8b6b31e1",
+        "base": "42a87f9bd6f18aa5",
+        "windows": "8a32b4dcf624daeb",
+        "on": "234a8f2b7ab31aa4",
     }
 
 

@@ -64,8 +64,9 @@ class Lanes:
         table = wire.keyed([frame], 1).of_shard(0)
         assert table.num_rows == len(rows)
         header = Header(
-            TOPIC_ID, binding or wire.binding.id, partition, start, end, len(rows), at_end=False
-        )
+            TOPIC_ID, binding or wire.binding.id, partition, start, end, len(rows),
+            at_end=False, schema=wire.schema_id,
+        )  # fmt: skip
         value = wire.encode(header, table if rows else None)
         producer = self.harness.log.producer()
         producer.send(self.harness.exchange, 0, value)

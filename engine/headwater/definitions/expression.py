@@ -51,12 +51,22 @@ class Filter:
 
     expr: pl.Expr
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns it reads."""
+        return tuple(self.expr.meta.root_names())
+
 
 @dataclass(frozen=True, slots=True)
 class WithColumns:
     """Add columns by name, or replace them; each reads the columns from before the step."""
 
     exprs: tuple[tuple[str, pl.Expr], ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns it reads."""
+        return tuple(name for _, expr in self.exprs for name in expr.meta.root_names())
 
 
 @dataclass(frozen=True, slots=True)

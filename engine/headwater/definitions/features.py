@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from headwater.definitions.aggregate import Aggregate
+from headwater.definitions.expression import WithColumns
 from headwater.definitions.name import checked_name
 from headwater.definitions.window import Window
 from headwater.definitions.window import window as make_window
@@ -41,6 +42,22 @@ class Features:
     on: tuple[str, ...]
     windows: tuple[Window, ...]
     features: tuple[Feature, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The stream's columns that row logic and aggregates read; keys and event time apart.
+
+        A column that `with_columns` has made is not the stream's, whatever its name. One that only
+        an unused expression reads is among them: a row on which that raises is left out.
+        """
+        read: set[str] = set()
+        made: set[str] = set()
+        for step in self.rows.steps:
+            read.update(name for name in step.columns if name not in made)
+            if isinstance(step, WithColumns):
+                made.update(name for name, _ in step.exprs)
+        aggregated = {one.aggregate.column for one in self.features} - made
+        return tuple(name for name in self.rows.stream.schema if name in read | aggregated)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from headwater.errors import DefinitionError, did_you_mean
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     import polars as pl
 
@@ -36,8 +36,8 @@ class Json:
         """Return what the codec is told: nothing."""
         return {}
 
-    def canonical(self) -> str:
-        """Return what of the format decides about values, as canonical text."""
+    def canonical(self, columns: Container[str]) -> str:  # noqa: ARG002 - of any columns
+        """Return what of the format decides about these columns, as canonical text."""
         return self.name
 
     def __str__(self) -> str:
@@ -91,14 +91,15 @@ class Avro:
             "aliases": {column: list(names) for column, names in self.aliases},
         }
 
-    def canonical(self) -> str:
-        """Return what of the format decides about values: not where the schemas are found."""
+    def canonical(self, columns: Container[str]) -> str:
+        """Return what of the format decides about these columns: not where schemas are found."""
         parts = [self.name]
         if self.schema:
             parts.append(f"({self.framing} {json.dumps(self.schema)})")
         parts += [
             f"(alias {' '.join(json.dumps(name) for name in (column, *names))})"
             for column, names in self.aliases
+            if column in columns
         ]
         return f"({' '.join(parts)})" if len(parts) > 1 else parts[0]
 

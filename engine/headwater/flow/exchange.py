@@ -6,7 +6,7 @@ its schema (nothing for a progress record). Rows are ordered by source offset.
 
 from __future__ import annotations
 
-import zlib
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from headwater.errors import StateError
 from headwater.kernels.keys import partition_rows, shard_of
+from headwater.plan.fingerprint import canonical_stream, fingerprint
 from headwater.state.keys import canonical_keys
 from headwater.state.lane import lane_of
 
@@ -58,7 +59,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     at_end: bool  # the source had nothing more when it was asked for its end
     format: int = _FORMAT
     after_offset: int = -1  # where the exchange ended, for this shard, before that was asked
-    columns: str = ""  # `Wire.columns`; nothing where the sender is of an earlier version
+    schema: int = 0  # of the rows, that of the wire they were written with
 
     @property
     def lane(self) -> str:
@@ -87,12 +88,15 @@ class Keyed:
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """How the rows of a binding are written to and read from exchange records."""
+    """How the rows of a binding are written to and read from exchange records.
+
+    `schema_id` tells rows of this stream as it is defined from those of another definition of it.
+    """
 
     binding: Binding
     stream: Stream
     schema: pa.Schema
-    columns: str  # a short name for the rows' columns and their types
+    schema_id: int
 
     def keyed(self, frames: Sequence[pl.DataFrame], shards: int) -> Keyed:
         """Return decoded rows by run and shard: a frame is a run, together they cost one batch.
@@ -157,6 +161,7 @@ def wires_of(plan: Plan) -> dict[str, Wire]:
 def _wire(binding: Binding, stream: Stream) -> Wire:
     empty = pl.DataFrame(schema={"__offset": pl.Int64, "__ts": pl.Int64, **stream.schema})
     fields = empty.to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+    # What decides about rows and their times, and the order of columns in a record.
+    meaning = f"{canonical_stream(stream, stream.schema)} {json.dumps(list(stream.schema))}"
     schema = pa.schema([pa.field(KEY, pa.large_binary()), *fields])
-    columns = f"{zlib.crc32(schema.to_string().encode()):08x}"
-    return Wire(binding, stream, schema, columns)
+    return Wire(binding, stream, schema, int(fingerprint(meaning), 16))

@@ -175,7 +175,7 @@ class Publisher:
             rows=count,
             at_end=at_end,
             after_offset=after_offset,
-            columns=lane.wire.columns,
+            schema=lane.wire.schema_id,
         )
         value = lane.wire.encode(header, rows)
         if len(value) >= RECORD_BYTES_MAX and count > 1:

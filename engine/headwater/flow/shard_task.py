@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import structs
 
 from headwater.flow.evaluate import Evaluated, Run, evaluate, evaluate_in_room, rows_at_once
 from headwater.flow.exchange import split
@@ -113,42 +114,70 @@ class ShardTask:
                 continue
             lanes = dict(shard.applied)
             brought = 0
-            for value, offset, arrival_us in zip(
-                records.values,
-                records.offsets.tolist(),
-                records.timestamps_us.tolist(),
-                strict=True,
+            offsets = records.offsets.tolist()
+            found = [split(value or b"") for value in records.values]
+            headers = [header for header, _ in found]
+            reach, last = self._foreign(headers, offsets)
+            for (header, body), offset, arrival_us in zip(
+                found, offsets, records.timestamps_us.tolist(), strict=True
             ):
-                assert value is not None
-                header, body = split(value)
                 brought += header.rows
-                if not self._can_read(header):
-                    yield _Piece(
-                        shard, header.lane, header.binding, header.partition, None, None,
-                        offset + 1, arrival_us,
-                    )  # fmt: skip
-                    continue
-                # A lane that was never applied need not have what is before its start.
-                before = self._history.before(header.binding, header.partition)
-                done = max(lanes.get(header.lane, -1), before)
-                if header.lane not in lanes and shard.waits_for(header.lane):
-                    done = max(header.from_offset, before)
-                    yield _Piece(
-                        shard, header.lane, header.binding, header.partition, None, done, offset,
-                        arrival_us, begins=True,
-                    )  # fmt: skip
-                yield from self._chained(shard, header, body, done, offset, arrival_us)
-                lanes[header.lane] = max(done, header.to_offset)
+                for piece in self._brought(shard, lanes, header, body, (offset, arrival_us), reach):
+                    # What history has brought ahead is that of no single exchange offset.
+                    is_ahead = piece.next_offset <= last
+                    yield replace(piece, fills=True) if is_ahead else piece
             self._applied(brought)
 
-    def _can_read(self, header: Header) -> bool:
-        """Whether a record is of a lane that the plan has, in the columns that it has it in.
+    def _brought(
+        self,
+        shard: Shard,
+        lanes: dict[str, int],
+        header: Header,
+        body: memoryview,
+        at: tuple[int, int],
+        reach: Mapping[str, int],
+    ) -> Iterator[_Piece]:
+        """Yield what one record brings, by its exchange offset and arrival; move its lane on."""
+        offset, arrival_us = at
+        if header.binding not in self._running.wires:
+            # Of a view that the plan has no more: passed over, not in the way.
+            yield _Piece(
+                shard, header.lane, header.binding, header.partition, None, None, offset + 1,
+                arrival_us,
+            )  # fmt: skip
+            return
+        # A lane that was never applied need not have what is before its start.
+        before = self._history.before(header.binding, header.partition)
+        done = max(lanes.get(header.lane, -1), before)
+        if header.lane not in lanes and shard.waits_for(header.lane):
+            done = max(header.from_offset, before)
+            yield _Piece(
+                shard, header.lane, header.binding, header.partition, None, done, offset,
+                arrival_us, begins=True,
+            )  # fmt: skip
+        if self._is_foreign(header):
+            header = structs.replace(header, to_offset=reach[header.lane])
+        lanes[header.lane] = max(done, header.to_offset)
+        yield from self._chained(shard, header, body, done, offset, arrival_us)
 
-        What an ingest sends that runs another plan is passed over, not in the way: where it leaves
-        a hole the next record tells.
+    def _is_foreign(self, header: Header) -> bool:
+        """Tell whether rows were written for another definition of their stream than ours."""
+        wire = self._running.wires[header.binding]
+        return bool(header.rows) and header.schema != wire.schema_id
+
+    def _foreign(self, headers: list[Header], offsets: list[int]) -> tuple[dict[str, int], int]:
+        """Return how far foreign rows go in each lane, and the last exchange offset that has some.
+
+        They are read from history, those of one poll at once: each by itself would be a look into
+        the archive or the topic for a few rows.
         """
-        wire = self._running.wires.get(header.binding)
-        return wire is not None and header.columns in ("", wire.columns)
+        reach: dict[str, int] = {}
+        last = -1
+        for header, offset in zip(headers, offsets, strict=True):
+            if header.binding in self._running.wires and self._is_foreign(header):
+                reach[header.lane] = max(header.to_offset, reach.get(header.lane, -1))
+                last = offset
+        return reach, last
 
     def _chained(
         self,
@@ -176,11 +205,14 @@ class ShardTask:
                 arrival_us, fills, end_after=header.after_offset if at_end else None,
             )  # fmt: skip
 
-        if header.from_offset > done:
-            for past in self._fill(shard, header, (done, header.from_offset)):
+        # Rows that can't be read here are as good as missing: history has them as they are now.
+        is_foreign = self._is_foreign(header)
+        missing = header.to_offset if is_foreign else header.from_offset
+        if missing > done:
+            for past in self._fill(shard, header, (done, missing)):
                 yield piece(past.of_shard(shard.number), past.upto, offset, fills=True)
-            yield piece(None, header.from_offset, offset)
-        if header.to_offset <= done:
+            yield piece(None, missing, offset)
+        if is_foreign or header.to_offset <= done:
             yield piece(None, None, offset + 1)
         elif header.rows:
             rows = self._running.wires[header.binding].decode(body)

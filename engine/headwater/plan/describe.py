@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from headwater.definitions.duration import format_duration
@@ -9,7 +10,7 @@ from headwater.definitions.expression import step_text
 from headwater.definitions.on_demand import OnDemand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     import polars as pl
 
@@ -152,21 +153,29 @@ def _computed(view: ViewPlan) -> list[str]:
     return lines
 
 
-def stream_logic(stream: Stream) -> list[str]:
-    """Return what of a stream decides about values, a line for each thing that can change."""
+def stream_logic(stream: Stream, columns: Container[str] | None = None) -> list[str]:
+    """Return what of a stream decides about values, a line for each thing that can change.
+
+    With `columns` only of those; their order means nothing.
+    """
     unit = f" in {stream.event_time.unit}" if stream.event_time.unit else ""
     return [
         f"stream      {stream.topic}: {stream.format}",
         f"event time  {stream.event_time.column}{unit}, skew {format_duration(stream.skew_us)}",
-        *(f"column      {name} {dtype}" for name, dtype in stream.schema.items()),
+        *(
+            f"column      {name} {dtype}"
+            for name, dtype in sorted(stream.schema.items(), key=itemgetter(0))
+            if columns is None or name in columns
+        ),
     ]
 
 
 def view_logic(view: ViewPlan) -> list[str]:
     """Return what decides about a view's values, a line for each thing that can change."""
     key = f"key         {view.entity.name}: {_typed(view.key_dtypes.items())}"
+    read = {*view.binding.columns, *view.columns, view.stream.event_time.column}
     return [
-        *stream_logic(view.stream),
+        *stream_logic(view.stream, read),
         f"{key} on {', '.join(view.binding.columns)}",
         *_computed(view),
         *(

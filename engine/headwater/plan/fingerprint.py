@@ -10,6 +10,8 @@ from headwater.definitions.dtype_text import dtype_text
 from headwater.plan.canonical import canonical_steps
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from headwater.definitions.on_demand import OnDemand
     from headwater.definitions.stream import Stream
     from headwater.definitions.view import View
@@ -22,23 +24,29 @@ def fingerprint(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def canonical_stream(stream: Stream) -> str:
-    """Return the stream's canonical text: topic, columns, event time, format and skew."""
-    columns = " ".join(
-        f"({json.dumps(name)} {dtype_text(dtype)})" for name, dtype in stream.schema.items()
-    )
+def canonical_stream(stream: Stream, columns: Collection[str]) -> str:
+    """Return a stream's canonical text as far as these columns go, event time and skew with them.
+
+    The order in which a stream names its columns means nothing.
+    """
+    read = sorted({*columns, stream.event_time.column})
+    typed = " ".join(f"({json.dumps(name)} {dtype_text(stream.schema[name])})" for name in read)
     unit = stream.event_time.unit or "datetime"
     return (
-        f"(stream {stream.topic} (columns {columns}) (time {json.dumps(stream.event_time.column)}"
+        f"(stream {stream.topic} (columns {typed}) (time {json.dumps(stream.event_time.column)}"
         f" {unit})"
-        f" (format {stream.format.canonical()}) (skew {stream.skew_us}))"
+        f" (format {stream.format.canonical(read)}) (skew {stream.skew_us}))"
     )
 
 
 def canonical_view(view: View) -> str:
-    """Return the canonical text of a view's logic: not its name, version, owner or description."""
+    """Return the canonical text of a view's logic: not its name, version, owner or description.
+
+    Of its stream it names what the view reads, so that a stream may gain other columns.
+    """
     features = view.features
     rows = features.rows
+    stream = canonical_stream(rows.stream, {*features.on, *features.columns})
     windows = " ".join(f"({json.dumps(w.name)} {w.width_us} {w.hop_us})" for w in features.windows)
     outputs = " ".join(
         f"({json.dumps(f.name)} {f.aggregate.kind} {json.dumps(f.aggregate.column)}"
@@ -46,7 +54,7 @@ def canonical_view(view: View) -> str:
         for f in features.features
     )
     return (
-        f"(view {canonical_stream(rows.stream)} (steps {canonical_steps(rows.steps)})"
+        f"(view {stream} (steps {canonical_steps(rows.steps)})"
         f" (entity {features.entity.name} {' '.join(json.dumps(column) for column in features.on)})"
         f" (windows {windows}) (features {outputs}))"
     )

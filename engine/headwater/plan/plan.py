@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from headwater.definitions.expression import Filter
 from headwater.definitions.service import Service
 from headwater.definitions.view import View
 from headwater.errors import DefinitionError, NotFoundError, did_you_mean
@@ -200,17 +199,8 @@ def _view_plan(view: View) -> ViewPlan:
         fingerprint(canonical_view(view)),
         Binding(features.rows.stream.topic, features.entity.name, features.on),
         layout,
-        _columns_read(view, layout),
+        features.columns,
     )
-
-
-def _columns_read(view: View, layout: Layout) -> tuple[str, ...]:
-    rows = view.features.rows
-    names = {one.column for one in layout.inputs}
-    for step in rows.steps:
-        exprs = [step.expr] if isinstance(step, Filter) else [expr for _, expr in step.exprs]
-        names.update(root for expr in exprs for root in expr.meta.root_names())
-    return tuple(name for name in rows.stream.schema if name in names)
 
 
 def _service_plan(service: Service, views: Mapping[str, ViewPlan], stamp: Stamp) -> ServicePlan:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 __all__ = ["STATE_FORMAT", "Stamp", "engine_stamp"]
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,13 +73,22 @@ def _streams(registered: Registered, plan: Plan) -> Iterable[Change]:
         if known is None:
             yield Change("stream", name, "new", "new: workers will read its topic")
         elif lines := difference(known.logic, logic):
-            yield Change("stream", name, "changed", "changed", lines)
+            yield Change("stream", name, "changed", _stream_sentence(lines), lines)
         elif known.start != str(stream.start):
             begins = f"start: {known.start} -> {stream.start}"
             sentence = "start changed; it counts only where a stream begins anew"
             yield Change("stream", name, "metadata", sentence, (begins,))
         else:
             yield Change("stream", name, "unchanged", "unchanged")
+
+
+def _stream_sentence(lines: Iterable[str]) -> str:
+    if not all(line.startswith("+ column") for line in lines):
+        return "changed"
+    return (
+        "has more columns: views that don't read them stay as they are; a record that has another"
+        " type in one becomes a dead letter"
+    )
 
 
 def _entities(registered: Registered, plan: Plan) -> Iterable[Change]:

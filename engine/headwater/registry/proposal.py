@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from headwater.definitions.dtype_text import dtype_of
 from headwater.errors import HeadwaterError, NotFoundError, did_you_mean
 from headwater.plan.describe import service_logic, view_logic
 from headwater.plan.document import Document, write_document
@@ -61,6 +62,8 @@ def propose(known: Registered, wanted: Plan) -> Proposal:
         return _proposal(known, wanted, tuple(_foreign(one, engine) for one in changes))
     plan = compile_plan(Packed.of(wanted).over(below.packed()).definitions())
     broken = [*_broken_views(known, wanted, plan), *_broken_services(known, wanted, plan)]
+    if not broken:
+        broken = list(_broken_streams(known, below.packed(), plan))
     names = {(one.kind, one.name) for one in broken}
     others = (one for one in changes if (one.kind, one.name) not in names)
     return _proposal(known, plan, (*others, *broken))
@@ -83,6 +86,26 @@ def _broken_views(known: Registered, wanted: Plan, plan: Plan) -> Iterator[Chang
                 f"+ key         {', '.join(view.entity.key)}",
             )
             yield Change("view", name, "refused", f"{said} {one.version}", lines)
+
+
+def _broken_streams(known: Registered, below: Packed, plan: Plan) -> Iterator[Change]:
+    """Yield a refusal for each stream with a column of another type than its history has.
+
+    No view that stays reads such a column, but the archive's files keep it as it was.
+    """
+    for name in {one.stream for one in known.active_views.values()}:
+        types = {column: dtype_of(raw) for column, raw in below.streams[name].columns}
+        retyped = {
+            column: (types[column], dtype)
+            for column, dtype in plan.streams[name].schema.items()
+            if types.get(column, dtype) != dtype
+        }
+        if retyped:
+            said = "refused: a column keeps its type; give the new one another name"
+            lines = (
+                f"column {column}: {was} -> {now}" for column, (was, now) in sorted(retyped.items())
+            )
+            yield Change("stream", name, "refused", said, tuple(lines))
 
 
 def _broken_services(known: Registered, wanted: Plan, plan: Plan) -> Iterator[Change]:
