@@ -320,6 +320,28 @@ def test_a_column_is_null_before_it_existed(archive: Archive) -> None:
     assert archive.rows(TOPIC, ID) == 5
 
 
+def test_it_is_known_up_to_where_a_column_is_not_archived(archive: Archive) -> None:
+    add(archive, 3)
+    before = archive.snapshot({TOPIC: ID})
+    assert archive.lacks_until(TOPIC, ID, 0, ["gate"]) == 2
+    add(archive, 2)
+    late = rows(5, 2).with_columns(gate=pl.Series(["A", "B"]))
+    archive.append(TOPIC, ID, 0, late, to_offset=6, frontier_us=0)
+    assert archive.lacks_until(TOPIC, ID, 0, ["gate", "delay"]) == 4
+    assert archive.lacks_until(TOPIC, ID, 0, ["gate"], before) == 2
+    assert archive.lacks_until(TOPIC, ID, 0, COLUMNS) is None
+    assert archive.lacks_until(TOPIC, ID, 1, ["gate"]) is None
+
+
+def test_an_extent_is_what_is_archived_of_each_partition(archive: Archive) -> None:
+    add(archive, 3)
+    archive.append(TOPIC, ID, 2, rows(5, 2), from_offset=4, to_offset=9, frontier_us=0)
+    before = archive.snapshot({TOPIC: ID})
+    add(archive, 2)
+    assert archive.extents(TOPIC, ID) == {0: (-1, 4), 2: (4, 9)}
+    assert archive.extents(TOPIC, ID, before) == {0: (-1, 2), 2: (4, 9)}
+
+
 def test_an_unknown_column_is_an_error_unless_its_type_is_given(archive: Archive) -> None:
     add(archive, 3)
     with pytest.raises(ArchiveError, match=r'no column "plain".*Did you mean "plane"'):

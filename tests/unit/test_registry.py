@@ -241,33 +241,6 @@ def test_a_stream_that_would_change_what_stays_is_refused(registry, topic) -> No
     )
 
 
-def test_a_stream_may_gain_a_column_under_a_view_that_does_not_read_it(registry, topic) -> None:
-    applied(registry, topic, plan_of(service()))
-    wider = orders(columns={"shop": pl.String})
-    wanted = plan_of(view(2, stream=wider))
-    proposal = proposed(registry, topic, wanted)
-    assert not proposal.refused
-    (stream,) = (one for one in proposal.changes if one.kind == "stream")
-    assert (stream.action, stream.details) == ("changed", ("+ column      shop String",))
-    assert "becomes a dead letter" in stream.sentence
-    before = registry.read("shop")
-    applied(registry, topic, wanted)
-    known = registry.read("shop")
-    assert known.views["spend@1"] == before.views["spend@1"]
-    assert known.services == before.services
-    assert topic.plan().streams["orders"] == wider
-    # And back again: who reads less of a stream changes nothing for the others.
-    assert not proposed(registry, topic, plan_of(service())).refused
-
-
-def test_a_column_that_no_view_reads_keeps_its_type(registry, topic) -> None:
-    applied(registry, topic, plan_of(view(stream=orders(columns={"shop": pl.Int64}))))
-    wanted = plan_of(view(2, stream=orders(columns={"shop": pl.String})))
-    (refused,) = proposed(registry, topic, wanted).refused
-    assert (refused.kind, refused.name) == ("stream", "orders")
-    assert refused.details == ("column shop: Int64 -> String",)
-
-
 def test_where_a_stream_begins_may_change(registry, topic) -> None:
     applied(registry, topic, plan_of(view()))
     proposal = proposed(registry, topic, plan_of(view(2, 5, stream=orders(start="latest"))))

@@ -25,7 +25,7 @@ from headwater_connectors.archive.selection import Selection
 from headwater_connectors.archive.snapshot import Snapshot, TopicSnapshot, checksum
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     import polars as pl
 
@@ -220,6 +220,39 @@ class Archive:
         chain = self.chain(topic, topic_id, partition)
         links = chain.up_to(number, chain.generations.newest())
         return (link.manifest for link in links)
+
+    def extents(
+        self, topic: str, topic_id: str, snapshot: Snapshot | None = None
+    ) -> dict[int, tuple[int, int]]:
+        """Return the offsets (from, to] that are archived of each partition that has some."""
+        part = self._part(topic, topic_id, snapshot)
+        found = {}
+        for partition, head in enumerate(self._heads(part)):
+            beginning = self.beginning(topic, topic_id, partition)
+            if head is not None and beginning is not None:
+                begin = max(beginning.after_offset, part.begins[partition])
+                found[partition] = (begin, head.manifest.to_offset)
+        return found
+
+    def lacks_until(
+        self,
+        topic: str,
+        topic_id: str,
+        partition: int,
+        columns: Collection[str],
+        snapshot: Snapshot | None = None,
+    ) -> int | None:
+        """Return the last offset archived before these columns were all there, None if they were.
+
+        Up to there a scan says null, and the raw records may have more.
+        """
+        lacking = None
+        # A manifest has the columns of all before it: mostly the first one says enough.
+        for manifest in self.manifests(topic, topic_id, partition, snapshot):
+            if manifest.columns.keys() >= set(columns):
+                break
+            lacking = manifest.to_offset
+        return lacking
 
     def scan(  # noqa: PLR0913 - each one narrows the rows
         self,

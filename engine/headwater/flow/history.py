@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from headwater_connectors.formats.schema_registry import RegistrySettings
     from headwater_connectors.log.log import Log
 
-__all__ = ["History", "Past"]
+__all__ = ["History", "Past", "raw_records"]
 
 _POLL_RECORDS = 16_384
 _POLL_TIMEOUT_S = 1.0
@@ -194,16 +194,8 @@ class History:
 
     def _decoded(self, stream: Stream, partition: int, batch: pl.DataFrame) -> pl.DataFrame:
         """Decode archived raw records as ingest would now."""
-        records = Records(
-            topic=stream.topic,
-            topic_id=self._starts[stream.topic].topic_id,
-            partition=partition,
-            offsets=np.array(batch["__offset"]),
-            timestamps_us=np.array(batch["__arrival"]),
-            keys=[None] * batch.height,
-            values=batch["__raw"].to_list(),
-            headers=[()] * batch.height,
-        )
+        topic_id = self._starts[stream.topic].topic_id
+        records = raw_records(batch, stream.topic, topic_id, partition)
         return self._decoder(stream).decode(records).frame
 
     def _decoder(self, stream: Stream) -> Decoder:
@@ -211,6 +203,20 @@ class History:
         if known is None or known.stream != stream:
             known = self._decoders[stream.topic] = Decoder(stream, self._namespace, self._registry)
         return known
+
+
+def raw_records(batch: pl.DataFrame, topic: str, topic_id: str, partition: int) -> Records:
+    """Return archived rows as the records that they were decoded from."""
+    return Records(
+        topic=topic,
+        topic_id=topic_id,
+        partition=partition,
+        offsets=np.array(batch["__offset"]),
+        timestamps_us=np.array(batch["__arrival"]),
+        keys=[None] * batch.height,
+        values=batch["__raw"].to_list(),
+        headers=[()] * batch.height,
+    )
 
 
 def _schema_of(stream: Stream) -> dict[str, pl.DataType]:

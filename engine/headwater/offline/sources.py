@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -11,11 +12,12 @@ import polars as pl
 from headwater.errors import NotFoundError, did_you_mean
 from headwater.flow.answer import RequestError
 from headwater.flow.decode import EARLIEST_US, LATEST_US, Decoder
+from headwater.flow.history import raw_records
 from headwater.state.events import SYSTEM_COLUMNS
 from headwater_connectors.archive.archive import NO_FRONTIER_US
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from headwater.definitions.stream import Stream
     from headwater.flow.starts import Start
@@ -40,6 +42,7 @@ _POLL_RECORDS = 65_536
 # Event times from, and before, which events matter to a reader, in µs; None has no bound.
 Span = tuple[int | None, int | None]
 ALL_TIME: Span = (None, None)
+Stretches: TypeAlias = Mapping[int, tuple[int, int]]  # by partition, offsets (from, to]
 
 
 class EventSource(Protocol):
@@ -140,7 +143,7 @@ class ArchiveEvents:
         archive: Archive,
         snapshot: Snapshot,
         *,
-        stretches: Mapping[str, Mapping[int, tuple[int, int]]] | None = None,
+        stretches: Mapping[str, Stretches] | None = None,
     ) -> None:
         self._archive = archive
         self._stretches = stretches or {}
@@ -173,19 +176,72 @@ class ArchiveEvents:
     def scan(
         self, stream: Stream, columns: Sequence[str], span: Span = ALL_TIME
     ) -> Iterator[tuple[int, pl.DataFrame]]:
-        """Yield the rows in the span."""
+        """Yield the rows in the span.
+
+        Rows from before a column was archived have it in their raw records alone.
+        """
         part = self._part(stream)
-        for partition, frame in self._archive.scan(
+        typed, raw = self._by_form(part, columns)
+        if raw:
+            decoder = Decoder(stream, namespace="")  # an archive has no other's records
+            for partition, batch in self._scan(part, {}, span, raw, raw=True):
+                records = raw_records(batch, part.topic, part.topic_id, partition)
+                yield partition, decoder.decode(records).frame.select(*SYSTEM_COLUMNS, *columns)
+        types = {name: stream.schema[name] for name in columns}
+        for partition, frame in self._scan(part, types, span, typed, raw=False):
+            yield partition, frame.select(*SYSTEM_COLUMNS, *columns)
+
+    def _by_form(
+        self, part: TopicSnapshot, columns: Sequence[str]
+    ) -> tuple[Stretches | None, Stretches]:
+        """Return what can be read as typed columns, None for all, and what as raw records."""
+        stretches = self._stretches.get(part.topic)
+        lacking = {
+            partition: until
+            for partition, number in enumerate(part.numbers)
+            if number
+            and (
+                until := self._archive.lacks_until(
+                    part.topic, part.topic_id, partition, columns, self.snapshot
+                )
+            )
+            is not None
+        }
+        if not lacking:
+            return stretches, {}
+        if stretches is None:
+            stretches = self._archive.extents(part.topic, part.topic_id, self.snapshot)
+        raw = {
+            partition: (after, min(lacking[partition], upto))
+            for partition, (after, upto) in stretches.items()
+            if lacking.get(partition, after) > after
+        }
+        typed = {
+            partition: (raw[partition][1] if partition in raw else after, upto)
+            for partition, (after, upto) in stretches.items()
+        }
+        return typed, raw
+
+    def _scan(
+        self,
+        part: TopicSnapshot,
+        columns: Mapping[str, pl.DataType],
+        span: Span,
+        stretches: Stretches | None,
+        *,
+        raw: bool,
+    ) -> Iterator[tuple[int, pl.DataFrame]]:
+        return self._archive.scan(
             part.topic,
             part.topic_id,
             columns=columns,
             snapshot=self.snapshot,
             ts_from_us=span[0],
             ts_before_us=span[1],
-            stretches=self._stretches.get(stream.topic),
+            stretches=stretches,
+            raw=raw,
             batch_rows=_BATCH_ROWS,
-        ):
-            yield partition, frame.select(*SYSTEM_COLUMNS, *columns)
+        )
 
 
 class WholeHistory:
