@@ -208,7 +208,7 @@ class Cluster:
     def start(self, slot: Slot) -> None:
         """Start a worker, perhaps with a plan that has grown, perhaps on a new disk."""
         plans = self.profile.plans
-        at = plans.index(self.plan)
+        (at,) = (i for i, one in enumerate(plans) if one is self.plan)
         if not self.profile.is_live and at + 1 < len(plans) and self._rng.random() < 0.4:
             self.running = Running.of(plans[at + 1], self.running.number + 1)
             self.counts["plan grown"] += 1

@@ -64,6 +64,15 @@ def _ignore_holes() -> _Change:
     return ShardTask, "_chained", chained
 
 
+def _read_with_other_columns() -> _Change:
+    """Take rows that were written for another definition of their stream for our own."""
+
+    def is_foreign(self, header):
+        return False
+
+    return ShardTask, "_is_foreign", is_foreign
+
+
 def _rows_before_their_mark() -> _Change:
     """Write rows first and the mark after them, in two batches."""
 
@@ -323,6 +332,7 @@ MUTANTS: dict[str, Callable[[], _Change]] = {
         _apply_what_is_old,
         _apply_overlaps_whole,
         _ignore_holes,
+        _read_with_other_columns,
         _rows_before_their_mark,
         _mark_of_now,
         _commit_before_told,

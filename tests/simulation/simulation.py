@@ -92,6 +92,7 @@ class Simulation:
                 host.kill()
         holes = (sum(host.witness.holes.values()) for host in self.cluster.hosts)
         self.counts["holes"] += sum(holes)
+        self.counts["foreign"] += sum(host.witness.foreign for host in self.cluster.hosts)
         self.counts["lossless"] += self.profile.lossless
         self.counts["several workers"] += self.profile.workers > 1
         return self.counts

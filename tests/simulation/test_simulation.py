@@ -26,6 +26,7 @@ FAULTS = {
     "rebalance", "revoked", "session timed out", "partition added",
     # sends, acknowledgements, records
     "fail", "lost_ack", "duplicate", "redelivered", "lose", "early", "delay", "DeliveryError",
+    "foreign",
     "outage", "unreachable",
     # disks, the checkpoint store, clocks
     "rollback", "new disk", "blob", "ArchiveError", "clock jump",

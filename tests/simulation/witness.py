@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from simulation.broker import Broker
 
+    from headwater.flow.exchange import Header
     from headwater.flow.starts import Start
     from headwater.flow.worker import Worker
     from headwater_connectors.log.log import Records
@@ -35,6 +36,7 @@ class Witness:
     ) -> None:
         self.worker: Worker | None = None
         self.holes: Counter[int] = Counter()
+        self.foreign = 0
         self._broker = broker
         self._starts = starts
         self._shards = shards
@@ -80,20 +82,31 @@ class Witness:
         lanes = self._chain[records.partition]
         shard = self.worker.shards[records.partition]
         known = self.worker.current.now.wires
-        for value in records.values:
-            assert value is not None
-            header, _ = split(value)
-            if header.binding not in known:
-                continue
+        headers = [split(value or b"")[0] for value in records.values]
+        headers = [one for one in headers if one.binding in known]
+        # What was written for another definition is as good as missing, all of a poll at once.
+        reach: dict[str, int] = {}
+        for header in headers:
+            if self._is_foreign(header):
+                reach[header.lane] = max(header.to_offset, reach.get(header.lane, -1))
+        for header in headers:
             start = self._starts[self._topics[header.topic_id]]
             first = start.position(header.partition) - 1
             if header.lane not in lanes and shard.waits_for(header.lane):
                 # What is below is history, and nothing is missing from the exchange.
                 lanes[header.lane] = max(header.from_offset, first)
             done = max(lanes.get(header.lane, first), first)
-            self.holes[records.partition] += header.from_offset > done
-            if header.to_offset > done:
-                lanes[header.lane] = header.to_offset
+            foreign = self._is_foreign(header)
+            upto = reach[header.lane] if foreign else header.to_offset
+            self.foreign += foreign
+            self.holes[records.partition] += (upto if foreign else header.from_offset) > done
+            if upto > done:
+                lanes[header.lane] = upto
+
+    def _is_foreign(self, header: Header) -> bool:
+        assert self.worker is not None
+        wire = self.worker.current.now.wires[header.binding]
+        return bool(header.rows) and header.schema != wire.schema_id
 
     def committing(self, topic: str, offsets: Mapping[int, int]) -> None:
         """Every shard has an acknowledged record to below what ingest commits, in every lane."""

@@ -14,7 +14,7 @@ from headwater.plan.plan import compile_plan
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from headwater.plan.plan import Plan
 
@@ -56,8 +56,18 @@ class Pushed:
     row: dict[str, Any]
 
 
-def _stream(topic: str) -> Any:
-    return hw.stream(topic, schema=_SCHEMA, event_time=hw.epoch("at", "us"))
+def _stream(topic: str, columns: Sequence[str] = tuple(_SCHEMA)) -> Any:
+    schema = {name: _SCHEMA[name] for name in columns}
+    return hw.stream(topic, schema=schema, event_time=hw.epoch("at", "us"))
+
+
+def _by_user(clicks: Any) -> Any:
+    return hw.view(
+        "by_user",
+        features=clicks.group_by(hw.entity("user", key="user"))
+        .window("10s", "1h", "lifetime")
+        .agg(n=hw.count(), total=hw.sum("x"), last=hw.last("i")),
+    )
 
 
 @cache
@@ -67,12 +77,7 @@ def plans() -> Mapping[str, tuple[Plan, ...]]:
     user = hw.entity("user", key="user")
     page = hw.entity("page", key="page")
     pair = hw.entity("pair", key=["user", "page"])
-    by_user = hw.view(
-        "by_user",
-        features=clicks.group_by(user)
-        .window("10s", "1h", "lifetime")
-        .agg(n=hw.count(), total=hw.sum("x"), last=hw.last("i")),
-    )
+    by_user = _by_user(clicks)
     by_page = hw.view(
         "by_page",
         features=clicks.filter(pl.col("i") != 3)
@@ -108,6 +113,12 @@ def plans() -> Mapping[str, tuple[Plan, ...]]:
         "two streams": (plan(by_user, ordered),),
         "growing": (plan(by_user), plan(by_user, by_page), plan(by_user, by_page, by_pair)),
         "growing lanes": (plan(by_user), plan(by_user, by_user_too)),
+        "growing columns": (
+            plan(_by_user(_stream("clicks", ("user", "i", "x", "at")))),
+            # In another order: decoded as the other, an i would be an x.
+            plan(_by_user(_stream("clicks", ("user", "x", "i", "at")))),
+            plan(by_user, by_page),
+        ),
         "growing streams": (plan(by_user, by_pair), plan(by_user, by_pair, ordered)),
         "changing": (
             plan(by_user),
