@@ -119,7 +119,18 @@ def running_worker(folder: Path) -> Iterator[str]:
             running.kill()
 
 
-def test_what_is_applied_is_run_and_served_without_a_file(log, folder, capsys) -> None:
+def compared(capsys, *arguments: str) -> tuple[int, dict[str, int]]:
+    """Compare the two versions; return the rows compared and how many differ of two features."""
+    code, out, err = headwater(
+        capsys, "view", "compare", "sales@1", "sales@2", *arguments, "--json"
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    differing = {one["name"]: one["differing"] for one in found["features"]}
+    return found["rows"], {name: differing[name] for name in ("n_lifetime", "total_lifetime")}
+
+
+def test_what_is_applied_is_run_and_served_without_a_file(log, folder, capsys, monkeypatch) -> None:
     push(log, 0.5, 5.0, 7.0)
     code, _, err = headwater(capsys, "run", "--port", "0", "--metrics-port", "0")
     assert code == 1
@@ -144,13 +155,19 @@ def test_what_is_applied_is_run_and_served_without_a_file(log, folder, capsys) -
         assert [(one["name"], one["action"]) for one in found["changes"]][2:] == [
             ("sales@2", "new"), ("shops", "changed"), ("sales@1", "kept"),
         ]  # fmt: skip
+        # Before it is applied, from the topic alone.
+        assert compared(capsys, "--file", "mine.py") == (3, {"n_lifetime": 3, "total_lifetime": 3})
     assert headwater(capsys, "apply", "mine.py", "--yes")[0] == 0
+    monkeypatch.setenv("HEADWATER_WORKER__ARCHIVE", str(folder / "archive"))
     with running_worker(folder) as target, hw.connect(target) as store:
 
         def share() -> float | None:
             return store.online("shops", shop=["a"], basket=[24.0])["share"][0]
 
         wait_until(lambda: share() == 2.0, share, PATIENCE_S)
+    # The worker has archived it all when it ended; what comes now is in the topic alone.
+    push(log, 0.75)
+    assert compared(capsys) == (4, {"n_lifetime": 4, "total_lifetime": 4})
     code, out, _ = headwater(capsys, "view", "remove", "sales", "1", "--yes")
     assert (code, out.splitlines()[-1]) == (
         0, 'applied: plan number 3 of namespace "apply.test"',
