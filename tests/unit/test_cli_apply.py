@@ -207,7 +207,7 @@ def test_a_stream_that_begins_late_names_the_windows_that_lack_history(capsys, f
     edit(features, ('"ms"),', '"ms"), start="latest",'))
     code, out, _ = run(capsys, "plan", "features.py")
     assert code == 0
-    assert "reads 0 events of orders, about 0 bytes" in out
+    assert "reads 0 events of orders, about 0 B" in out
     assert "history begins at " in out
     assert "the 7d window is complete from " in out
     assert "the lifetime window lacks what came before and stays WARMING" in out

@@ -14,6 +14,7 @@ from headwater.kernels.rows import NO_HORIZON
 from headwater.registry.reach import Reach, reach_of
 from headwater_connectors.archive.archive import Archive
 from headwater_connectors.archive.blobs import FolderBlobs
+from headwater_connectors.archive.retention import retain
 from headwater_connectors.log.memory import MemoryLog
 
 if TYPE_CHECKING:
@@ -103,6 +104,25 @@ def test_an_archive_that_begins_late_says_when(tmp_path) -> None:
     log.delete_records("orders", {0: 15})
     found = reach(log, kept, "orders", start(log))
     assert (found.events, found.begins_us) == (25, 1_005)
+
+
+def test_an_archive_that_retention_has_trimmed_begins_where_it_ended(tmp_path) -> None:
+    log = log_of(30)
+    kept = archive(log, tmp_path, 0, 9)
+    offsets = pl.Series(range(10, 20), dtype=pl.Int64)
+    more = pl.DataFrame(
+        {"__offset": offsets, "__ts": offsets, "__arrival": offsets + 1_000}
+    ).with_columns(__raw=pl.lit(VALUE))
+    topic_id = log.topic("orders").id
+    kept.append("orders", topic_id, 0, more, to_offset=19, frontier_us=0)
+    log.delete_records("orders", {0: 15})
+    whole = reach(log, kept, "orders", start(log))
+    assert (whole.events, whole.begins_us) == (30, None)
+    # What arrived before goes with its file.
+    retain(kept, "orders", topic_id, 0, before_us=1_010, grace_us=0, now_us=NOW_US)
+    found = reach(log, kept, "orders", start(log))
+    assert (found.events, found.begins_us) == (20, 1_009)
+    assert found.size_bytes < whole.size_bytes
 
 
 def test_a_gap_between_the_archive_and_the_topic_counts_from_behind_it(tmp_path) -> None:

@@ -12,9 +12,9 @@ from headwater.cli.run.status_line import (
     LoggedLine,
     Throughput,
     duration_text,
-    size_text,
     summarise,
 )
+from headwater.flow.size_text import size_text
 from headwater.flow.status import TaskStatus, WorkerStatus
 from headwater.logs import get_logger
 

@@ -221,6 +221,16 @@ class Archive:
         links = chain.up_to(number, chain.generations.newest())
         return (link.manifest for link in links)
 
+    def files(self, topic: str, topic_id: str, partition: int) -> Iterator[FileEntry]:
+        """Yield the files that hold a partition's rows now; the first may have dropped rows too."""
+        chain = self.chain(topic, topic_id, partition)
+        generation, newest = chain.generations.newest(), chain.newest()
+        if generation:
+            yield from generation.files
+        if newest:
+            for link in chain.above(generation, newest.manifest.number):
+                yield from link.manifest.files
+
     def extents(
         self, topic: str, topic_id: str, snapshot: Snapshot | None = None
     ) -> dict[int, tuple[int, int]]:

@@ -12,6 +12,7 @@ from cyclopts import App, Parameter
 from headwater.cli.output import progress_bars, write_json, write_text
 from headwater.cli.place import clock_us
 from headwater.errors import ConfigError, NotFoundError, did_you_mean
+from headwater.flow.size_text import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -88,7 +89,7 @@ def verify(topic: str | None = None, /, *, place: _Place = None, json: bool = Fa
         for result in results:
             write_text(
                 f"{_name(result)}: {result.rows:,} rows in {result.files:,} files"
-                f" ({_size(result.size_bytes)}), {result.manifests:,} manifests,"
+                f" ({size_text(result.size_bytes)}), {result.manifests:,} manifests,"
                 f" {len(result.problems)} problems"
             )
         for problem in problems:
@@ -189,8 +190,8 @@ def retain(
         held = f"; held by {', '.join(result.held_by)}" if result.held_by else ""
         write_text(
             f"{_name(result)}: {would}drop {result.dropped_files:,} files"
-            f" ({result.dropped_rows:,} rows, {_size(result.dropped_bytes)}) and {would}delete"
-            f" {result.deleted_files:,} ({_size(result.deleted_bytes)}){held}"
+            f" ({result.dropped_rows:,} rows, {size_text(result.dropped_bytes)}) and {would}delete"
+            f" {result.deleted_files:,} ({size_text(result.deleted_bytes)}){held}"
         )
     return 0
 
@@ -289,10 +290,6 @@ def _text(facts: dict[str, object]) -> str:
 
 def _name(result: object) -> str:
     return _text({name: getattr(result, name) for name in ("topic", "topic_id", "partition")})
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:,.1f} MB"
 
 
 @contextmanager

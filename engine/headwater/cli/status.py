@@ -86,7 +86,7 @@ def show(found: Overview, console: Console) -> None:
 
 
 def _worker_cells(worker: WorkerRow) -> list[str]:
-    from headwater.cli.run.status_line import size_text
+    from headwater.flow.size_text import size_text
 
     tasks = " ".join(f"{count} {kind}" for kind, count in worker.tasks.items()) or "none"
     state = "does not answer" if worker.error is not None else size_text(worker.state_bytes or 0)

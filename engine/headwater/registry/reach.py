@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from headwater.flow.size_text import size_text
 from headwater.kernels.rows import NO_HORIZON
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from headwater.definitions.window import Window
     from headwater.flow.starts import Start
     from headwater_connectors.archive.archive import Archive
-    from headwater_connectors.archive.manifest import Manifest
     from headwater_connectors.log.log import Log, Records
 
 __all__ = ["Reach", "reach_of", "window_sentences"]
@@ -39,7 +39,7 @@ class Reach:
     def sentences(self, windows: Sequence[Window], now_us: int) -> tuple[str, ...]:
         """Say what a view with these windows is built from, and what it lacks."""
         events = f"{self.events:,} event{'' if self.events == 1 else 's'}"
-        read = f"reads {events} of {self.stream}, about {_bytes_text(self.size_bytes)}"
+        read = f"reads {events} of {self.stream}, about {size_text(self.size_bytes)}"
         if self.begins_us is None:
             return (read,)
         return (read, *window_sentences(windows, self.begins_us, now_us))
@@ -79,6 +79,17 @@ def reach_of(log: Log, archive: Archive | None, stream: str, start: Start, *, no
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Archived:
+    """What the archive has of a partition: its offsets, rows, and the arrival it begins with."""
+
+    begins_at: int
+    begins_us: int
+    below: int
+    rows: int
+    size_bytes: int
+
+
 class _Partitions:
     """A stream's partitions, each as the archive and the log have it."""
 
@@ -97,33 +108,39 @@ class _Partitions:
         """Return events, bytes, and the arrival of the first event if some before it are gone."""
         start, first = self._start.position(partition), self._firsts[partition]
         end = self._ends[partition]
-        manifests = self._manifests(partition)
-        below = manifests[-1].to_offset + 1 if manifests else 0
-        tail = max(first, start, below)
+        archived = self._archived(partition)
+        tail = max(first, start, archived.below if archived else 0)
         sample = self._sample(partition, tail) if tail < end else None
-        mean = 0.0
+        events, size = end - tail, 0
         if sample is not None and len(sample):
-            mean = sum(len(value or b"") for value in sample.values) / len(sample)
-        events = sum(one.rows for one in manifests) + end - tail
-        size = sum(file.size_bytes for one in manifests for file in one.files)
-        size += round(mean * (end - tail))
-        is_whole = bool(manifests) and first <= below
-        available = manifests[0].from_offset + 1 if is_whole else first
-        if available <= start:
+            size = round(sum(len(value or b"") for value in sample.values) / len(sample) * events)
+        if archived:
+            events, size = events + archived.rows, size + archived.size_bytes
+        if archived and first <= archived.below:  # nothing is missing between the two
+            is_all = archived.begins_at <= start
+            return events, size, None if is_all else archived.begins_us
+        if first <= start:
             return events, size, None
         # Where no record is left, history begins with the next one.
-        first_us = self._now_us
-        if is_whole:
-            files = (file for one in manifests for file in one.files)
-            first_us = min((file.arrival_min_us for file in files), default=first_us)
-        elif sample is not None:
-            first_us = int(sample.timestamps_us[0])
+        first_us = self._now_us if sample is None else int(sample.timestamps_us[0])
         return events, size, first_us
 
-    def _manifests(self, partition: int) -> list[Manifest]:
-        if self._archive is None:
-            return []
-        return list(self._archive.manifests(self._stream, self._start.topic_id, partition))
+    def _archived(self, partition: int) -> _Archived | None:
+        where = (self._stream, self._start.topic_id, partition)
+        if self._archive is None or (beginning := self._archive.beginning(*where)) is None:
+            return None
+        position = self._archive.position(*where)
+        assert position is not None
+        files = list(self._archive.files(*where))
+        first_us = min((file.arrival_min_us for file in files), default=self._now_us)
+        return _Archived(
+            begins_at=beginning.after_offset + 1,
+            # What retention dropped is gone up to its last arrival.
+            begins_us=first_us if beginning.dropped_us is None else beginning.dropped_us,
+            below=position + 1,
+            rows=sum(file.rows for file in files if file.offset_max > beginning.after_offset),
+            size_bytes=sum(file.size_bytes for file in files),
+        )
 
     def _sample(self, partition: int, offset: int) -> Records | None:
         consumer = self._log.consumer(None)
@@ -136,11 +153,3 @@ class _Partitions:
 
 def _moment(us: int) -> str:
     return f"{_EPOCH + timedelta(microseconds=us):%Y-%m-%d %H:%M:%S}Z"
-
-
-def _bytes_text(size: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1_000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1_000
-    return f"{size:.1f} TB"

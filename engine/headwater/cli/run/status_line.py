@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
+from headwater.flow.size_text import size_text
 from headwater.logs import get_logger
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ __all__ = [
     "Summary",
     "Throughput",
     "duration_text",
-    "size_text",
     "summarise",
 ]
 
@@ -31,7 +31,6 @@ _log = get_logger(__name__)
 
 _LIVE_EVERY_S = 1.0
 _LOG_EVERY_S = 30.0
-_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +205,3 @@ def duration_text(ms: int | None) -> str:
     if ms is None:
         return "–"
     return f"{ms} ms" if ms < 1_000 else f"{ms / 1_000:,.1f} s"
-
-
-def size_text(count: float) -> str:
-    """Return a number of bytes for people."""
-    for unit in _UNITS[:-1]:
-        if count < 1_000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1_000
-    return f"{count:,.1f} {_UNITS[-1]}"
