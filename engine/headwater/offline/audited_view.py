@@ -94,7 +94,7 @@ class History:
         ids = {topic: log.topic(topic).id for topic in plan.streams}
         if archive is None:
             return cls(LogEvents(log, starts, namespace), ids, {}, memory_budget_bytes)
-        source = WholeHistory(plan, archive, log, starts, namespace)
+        source = WholeHistory(plan.streams, archive, log, starts, namespace)
         # After the snapshot of the archive is taken: what is dropped from then on, it refuses.
         forgotten = {
             topic: _forgotten_us(archive, stream, ids[topic], log, starts[topic])
