@@ -16,6 +16,7 @@ import headwater as hw
 from headwater.flow.decode import Decoder
 from headwater.flow.exchange import split, wires_of
 from headwater.flow.publisher import Publisher
+from headwater.flow.running import CurrentPlan
 from headwater.plan.plan import compile_plan
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class OlderIngest:
         self._decoder = Decoder(stream, harness.settings.namespace)
         self._producer = harness.log.producer()
         self._publisher = Publisher(
-            OLD,
+            CurrentPlan(OLD),
             harness.log.topic("clicks"),
             exchange=harness.exchange,
             shards=harness.settings.shards,
