@@ -240,6 +240,24 @@ def test_a_view_that_comes_back_begins_anew(tmp_path, when: str, crashes: bool):
     running.assert_right("counts", "totals")
 
 
+def test_rows_that_a_crash_left_of_a_removed_view_count_for_nothing_when_it_comes_back(tmp_path):
+    running = Running(tmp_path, "counts", "totals")
+    running.harness.checkpoint()
+    keys = [b"\x01\x01\x00\x00\x00a", b"\x01\x01\x00\x00\x00b"]
+    kept = [
+        [(k, b) for k, b in zip(keys, shard.store.get_many("totals@1", keys), strict=True) if b]
+        for shard in running.shards
+    ]
+    assert sum(map(len, kept)) == 2
+    running.adopt("counts")
+    for shard, rows in zip(running.shards, kept, strict=True):
+        # What was deleted after the last flush is there again.
+        shard.store.write(shard.store.mark(), [("totals@1", rows)])
+    running.adopt("counts", "totals")
+    running.load()
+    running.assert_right("counts", "totals")
+
+
 @pytest.mark.parametrize("crashes", [False, True])
 def test_a_key_that_comes_back_begins_anew_and_leaves_no_hole(tmp_path, crashes: bool):
     running = Running(tmp_path, "counts", "pages")

@@ -64,6 +64,9 @@ class Adoption:
         # A copy that is being written refers to rows of the plan before.
         self._checkpoints.wait()
         self._backfill.forget()
+        for shard in shards:
+            # A crash may have left rows of an earlier life, which no mark names.
+            shard.remove(offered.plan.views.keys() - before.views.keys())
         with self._memory.lock:
             gone = [(shard, shard.adopt(offered.plan)) for shard in shards]
             self._current.now = offered
