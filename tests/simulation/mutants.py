@@ -229,6 +229,17 @@ def _remove_rows_before_their_mark() -> _Change:
     return Shard, "remove", remove
 
 
+def _trust_what_a_crash_has_left() -> _Change:
+    """Take it that of a view that no mark names there are no rows."""
+    real = Shard.remove
+
+    def remove(self, view_ids):
+        mark = self.store.mark() if self.has_store or self._stores.exists(self.number) else None
+        real(self, view_ids if mark is None else mark.seen & set(view_ids))
+
+    return Shard, "remove", remove
+
+
 def _ingest_keeps_its_plan() -> _Change:
     """Send nothing for the keys of a new plan until ingest starts again."""
     return Publisher, "_adopt", lambda self, running, positions: None
@@ -348,6 +359,7 @@ MUTANTS: dict[str, Callable[[], _Change]] = {
         _keep_lanes_that_left,
         _keep_rows_that_left,
         _remove_rows_before_their_mark,
+        _trust_what_a_crash_has_left,
         _ingest_keeps_its_plan,
         _ingest_from_the_end,
         _go_on_where_committed,

@@ -30,6 +30,7 @@ FOUND_AFTER = {
     "keep_lanes_that_left": 6,
     "keep_rows_that_left": 23,
     "remove_rows_before_their_mark": 142,
+    "trust_what_a_crash_has_left": 142,
     "ingest_keeps_its_plan": 1,
     "ingest_from_the_end": 2,
     "go_on_where_committed": 2,
