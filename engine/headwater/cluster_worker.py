@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Sequence
 
     from headwater.config import Config
+    from headwater.definitions.stream import Stream
     from headwater.flow.metrics import Metrics
     from headwater.flow.starts import Start
     from headwater.flow.status import WorkerStatus
@@ -174,8 +175,7 @@ class ClusterWorker:
             progress_every_us=_PROGRESS_US,
             backlog_rows_max=_NO_BACKLOG,
         )
-        starts: dict[str, Start] = {}
-        self._agree_on_starts(topic, self._plan, starts)
+        starts = {name: self._start_of(topic, one) for name, one in self._plan.streams.items()}
         partitions = {name: self._log.topic(name).partitions for name in self._plan.streams}
         current = CurrentPlan(self._plan, self._number or 0)
         lanes = Lanes(current, starts, partitions)
@@ -215,11 +215,10 @@ class ClusterWorker:
         )  # fmt: skip
         self._status = ClusterStatus(self._worker, guard, lanes)
 
-    def _agree_on_starts(self, topic: PlansTopic, plan: Plan, starts: dict[str, Start]) -> None:
-        for name, stream in plan.streams.items():
-            source = self._log.topic(name)
-            resolve = partial(resolve_start, self._log, stream, self._clock)
-            starts[name] = topic.agree_on_start(name, source.id, resolve)
+    def _start_of(self, topic: PlansTopic, stream: Stream) -> Start:
+        source = self._log.topic(stream.topic)
+        resolve = partial(resolve_start, self._log, stream, self._clock)
+        return topic.agree_on_start(stream.topic, source.id, resolve)
 
     def _archive(self) -> Archive | None:
         location = self.config.worker.archive
@@ -274,7 +273,10 @@ class ClusterWorker:
 
     def _prepare(self, topic: PlansTopic, plan: Plan) -> None:
         """Find where the streams begin that are new; refuse a plan that can't be read."""
-        self._agree_on_starts(topic, plan, self._worker.starts)
+        running = self._worker.current.plan.streams
+        # Those that run go on as they began, whatever was said of them since.
+        new = {name: one for name, one in plan.streams.items() if name not in running}
+        self._worker.starts |= {name: self._start_of(topic, one) for name, one in new.items()}
         self._begun = topic.starts
 
     def _match_streams(self) -> None:
@@ -347,9 +349,10 @@ class ClusterWorker:
         """Stop in order: no new calls, tasks handed over, last checkpoints written and stored."""
         self._server.set_serving(serving=False)
         self._stop.set()
-        # First who starts and ends pipelines.
+        self._running.stop()
         for thread in self._threads:
             thread.join()
+        # What the follower has started meanwhile.
         self._running.stop()
         self._running.join()
         try:

@@ -13,6 +13,9 @@ import headwater as hw
 from headwater.errors import NotFoundError
 from headwater.flow.answer import PlanChangedError, Status
 from headwater.flow.exchange import split
+from headwater.flow.lanes import Lanes
+from headwater.flow.running import CurrentPlan
+from headwater.flow.starts import Start
 from headwater.plan.plan import compile_plan
 
 if TYPE_CHECKING:
@@ -397,3 +400,27 @@ def test_a_plan_without_views_is_run_as_well(tmp_path):
     running.adopt("counts")
     running.load()
     running.assert_right("counts")
+
+
+def test_lanes_follow_the_plan_and_a_view_of_the_plan_before_has_its_own_all_the_same():
+    current = CurrentPlan(plan_of("counts", "pages"))
+    before = current.plan
+    lanes = Lanes(current, {"clicks": Start("t", {0: 0, 1: 0}, 0)}, {"clicks": 2})
+    pages = lanes.of_view(before.views["pages@1"])
+    assert pages == ("t|clicks/page/page|0", "t|clicks/page/page|1")
+    current.now = CurrentPlan(plan_of("counts")).now
+    # A thread that has looked at the plan a moment ago asks for what it has seen.
+    assert lanes.of_view(before.views["pages@1"]) == pages
+    lanes.learn({"clicks": 3})
+    assert len(lanes.of_view(current.plan.views["counts@1"])) == 3
+
+
+def test_of_two_plans_that_are_offered_at_once_the_newer_is_adopted(tmp_path):
+    running = Running(tmp_path, "counts")
+    adoption = running.harness.worker.adoption
+    for number, names in enumerate((("counts", "pages"), ("counts", "totals")), 1):
+        adoption.offer(CurrentPlan(plan_of(*names), number).now)
+    running.step()
+    assert running.harness.worker.current.now.number == 2
+    running.load()
+    running.assert_right("counts", "totals")
