@@ -14,7 +14,7 @@ FOUND_AFTER = {
     "apply_what_is_old": 1,
     "apply_overlaps_whole": 3,
     "ignore_holes": 1,
-    "read_with_other_columns": 42,
+    "read_with_other_columns": 8,
     "rows_before_their_mark": 38,
     "mark_of_now": 4,
     "commit_before_told": 1,
