@@ -366,8 +366,6 @@ class ClusterWorker:
         finally:
             self._server.stop()
             self._worker.reader.close()
-            if self._worker.reader.samples is not None:
-                self._worker.reader.samples.close()
             self._peers.close()
 
 

@@ -406,8 +406,7 @@ class LocalStore:
         finally:
             for pipeline in self._pipelines:
                 pipeline.source.close()
-            if self._worker.reader.samples is not None:
-                self._worker.reader.samples.close()
+            self._worker.reader.close()
             self.log.close()
             self._stores.close()
 

@@ -92,8 +92,10 @@ class ShardReader:
             self._columns_of(running.plan, info, inputs, 0, read_rows)
 
     def close(self) -> None:
-        """Let go of the threads that ask other workers."""
+        """Let go of the threads that ask other workers, and write the samples down."""
         self._router.close()
+        if self.samples is not None:
+            self.samples.close()
 
     def services(self) -> Sequence[str]:
         """Return the names of all services."""
