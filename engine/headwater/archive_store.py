@@ -22,6 +22,7 @@ from headwater.plan.plan import compile_plan
 from headwater_connectors.archive.archive import Archive
 from headwater_connectors.archive.location import blobs_of
 from headwater_connectors.archive.named_snapshots import NamedSnapshots
+from headwater_connectors.formats.schema_registry import RegistrySettings
 from headwater_connectors.log.kafka import KafkaLog
 
 if TYPE_CHECKING:
@@ -130,7 +131,9 @@ class ArchiveStore:
 
     def source(self, snapshot: Snapshot | str) -> ArchiveEvents:
         """Return the events that a snapshot holds."""
-        return ArchiveEvents(self._archive, self._found(snapshot))
+        given = self._config.schema_registry
+        registry = RegistrySettings.of(given.url, given.basic_auth)
+        return ArchiveEvents(self._archive, self._found(snapshot), registry=registry)
 
     def _found(self, snapshot: Snapshot | str) -> Snapshot:
         if isinstance(snapshot, str):

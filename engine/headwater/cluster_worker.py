@@ -190,7 +190,7 @@ class ClusterWorker:
             self._log,
             settings,
             clock=self._clock,
-            registry=RegistrySettings(registry.url, registry.basic_auth) if registry.url else None,
+            registry=RegistrySettings.of(registry.url, registry.basic_auth),
             starts=starts,
             stores=Stores(given.state / self.worker_id),
             archive=self._archive(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from schema_registry_server import SchemaRegistryServer, avro_bytes, framed_bytes
 
 import headwater as hw
+from headwater.cli import main
 from headwater.flow.answer import RequestError
 from headwater.plan.describe import plan_facts, plan_text
 from headwater.plan.fingerprint import canonical_stream
@@ -125,6 +127,43 @@ def test_the_registry_of_a_stream_may_be_left_to_the_deployment(monkeypatch):
         online, _, reasons = read("avro", [framed_bytes(7, FLIGHT, row) for row in ROWS])
     assert online["n_6h"].sum() == len(ROWS)
     assert reasons == []
+
+
+AVRO_FEATURES = """
+import headwater as hw
+import polars as pl
+
+flights = hw.stream(
+    "flights",
+    schema={"plane": pl.String, "delay": pl.Float64, "left_at": pl.Datetime("ms", "UTC")},
+    event_time="left_at",
+    format="avro",
+)
+grouped = flights.group_by(hw.entity("plane", key="plane")).window("1h", "6h")
+one = hw.view("delays", version=1, features=grouped.agg(n=hw.count()))
+two = hw.view("delays", version=2, features=grouped.agg(n=hw.count("delay")))
+"""
+
+
+def test_history_is_decoded_with_the_registry_that_the_settings_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "features.py").write_text(AVRO_FEATURES)
+    command = ["view", "compare", "delays@1", "delays@2", "--file", "features.py"]
+    with SchemaRegistryServer() as registry:
+        registry.register(FLIGHT, 7)
+        with monkeypatch.context() as deployed:
+            deployed.setenv("HEADWATER_SCHEMA_REGISTRY__URL", registry.url)
+            with hw.local([service_of("avro")], path=tmp_path / "store") as store:
+                store.push_bytes("flights", [framed_bytes(7, FLIGHT, row) for row in ROWS])
+                store.settle()
+        # What isn't archived yet has to be decoded, and only the file says by what.
+        shutil.rmtree(tmp_path / "store" / "archive")
+        (tmp_path / "headwater.toml").write_text(f'[schema_registry]\nurl = "{registry.url}"\n')
+        assert main([*command, "--folder", "store", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == len(ROWS)
+    (tmp_path / "headwater.toml").unlink()
+    assert main([*command, "--folder", "store"]) == 78
+    assert "HEADWATER_SCHEMA_REGISTRY__URL" in capsys.readouterr().err
 
 
 def test_rows_are_not_pushed_as_json_into_a_stream_of_avro():

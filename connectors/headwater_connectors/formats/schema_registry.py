@@ -85,6 +85,11 @@ class RegistrySettings:
             )
 
     @classmethod
+    def of(cls, url: str, basic_auth: str) -> RegistrySettings | None:
+        """Return what a configuration says, None where it names no registry."""
+        return cls(url, basic_auth) if url else None
+
+    @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> RegistrySettings:
         """Read the two HEADWATER_SCHEMA_REGISTRY variables; absent ones are empty."""
         return cls(environment.get(URL_VARIABLE, ""), environment.get(BASIC_AUTH_VARIABLE, ""))

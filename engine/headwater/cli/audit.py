@@ -121,6 +121,7 @@ def _history_of(
             place.starts,
             place.topic.namespace,
             memory_budget_bytes=memory_budget_bytes,
+            registry=place.schemas,
         )
     return known[id(plan)]
 

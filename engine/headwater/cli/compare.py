@@ -194,8 +194,10 @@ def _history(place: Place, comparison: Comparison) -> EventSource:
         for topic, stream in streams.items()
     }
     if place.archive is None:
-        return LogEvents(place.log, starts, place.topic.namespace)
-    return WholeHistory(streams, place.archive, place.log, starts, place.topic.namespace)
+        return LogEvents(place.log, starts, place.topic.namespace, registry=place.schemas)
+    return WholeHistory(
+        streams, place.archive, place.log, starts, place.topic.namespace, registry=place.schemas
+    )
 
 
 def _compare(

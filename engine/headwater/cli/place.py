@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from headwater.registry.reach import Reach
     from headwater.registry.registry import Registry
     from headwater_connectors.archive.archive import Archive
+    from headwater_connectors.formats.schema_registry import RegistrySettings
     from headwater_connectors.log.kafka import KafkaLog
     from headwater_connectors.log.log import Log
 
@@ -97,7 +98,7 @@ class PlaceFlags:
         else:
             log, starts, archive = _in_folder(self.folder)
         try:
-            yield _place(namespace, registry, log, starts, archive)
+            yield _place(namespace, registry, log, starts, archive, config)
         finally:
             log.close()
 
@@ -146,12 +147,15 @@ def _place(
     log: Log,
     starts: Mapping[str, Start],
     archive: Archive | None,
+    config: Config,
 ) -> Place:
     from headwater.flow.plans_topic import PlansTopic
+    from headwater_connectors.formats.schema_registry import RegistrySettings
 
     topic = PlansTopic(log, namespace)
     known = {name: one.start for name, one in topic.starts.items()}
-    return Place(registry, topic, log, {**known, **starts}, archive)
+    schemas = RegistrySettings.of(config.schema_registry.url, config.schema_registry.basic_auth)
+    return Place(registry, topic, log, {**known, **starts}, archive, schemas)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +167,7 @@ class Place:
     log: Log
     starts: Mapping[str, Start]
     archive: Archive | None
+    schemas: RegistrySettings | None  # where writers' schemas are
 
     def reach(self, stream: Stream) -> Reach | None:
         """Return how far a stream's history reaches, None where it has no topic yet."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from headwater.plan.plan import Plan, ViewPlan
     from headwater.state.keys import Keys
     from headwater_connectors.archive.archive import Archive
+    from headwater_connectors.formats.schema_registry import RegistrySettings
     from headwater_connectors.log.log import Log
 
 __all__ = ["History", "Reasons", "Rows", "ViewAgain", "view_again"]
@@ -83,6 +84,7 @@ class History:
         namespace: str,
         *,
         memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
+        registry: RegistrySettings | None = None,
     ) -> Self:
         """Return the history of a plan's streams: the archive and, above its end, the log."""
         for topic in plan.streams.keys() - starts.keys():
@@ -93,8 +95,9 @@ class History:
             raise NotFoundError(msg)
         ids = {topic: log.topic(topic).id for topic in plan.streams}
         if archive is None:
-            return cls(LogEvents(log, starts, namespace), ids, {}, memory_budget_bytes)
-        source = WholeHistory(plan.streams, archive, log, starts, namespace)
+            tail = LogEvents(log, starts, namespace, registry=registry)
+            return cls(tail, ids, {}, memory_budget_bytes)
+        source = WholeHistory(plan.streams, archive, log, starts, namespace, registry=registry)
         # After the snapshot of the archive is taken: what is dropped from then on, it refuses.
         forgotten = {
             topic: _forgotten_us(archive, stream, ids[topic], log, starts[topic])

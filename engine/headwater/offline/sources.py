@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from headwater.plan.plan import Plan
     from headwater_connectors.archive.archive import Archive
     from headwater_connectors.archive.snapshot import Snapshot, TopicSnapshot
+    from headwater_connectors.formats.schema_registry import RegistrySettings
     from headwater_connectors.log.log import Log
 
 __all__ = [
@@ -79,8 +80,10 @@ class LogEvents:
         namespace: str,
         *,
         after: Mapping[str, Mapping[int, int]] | None = None,
+        registry: RegistrySettings | None = None,
     ) -> None:
         self._log = log
+        self._registry = registry
         self._starts = starts
         self._namespace = namespace
         self._after = after or {}
@@ -114,7 +117,7 @@ class LogEvents:
         ends = self._ends(stream.topic)
         first = {p: self._first(stream.topic, p) for p, end in enumerate(ends)}
         left = {p: end for p, end in enumerate(ends) if end > first[p]}
-        decoder = Decoder(stream, self._namespace)
+        decoder = Decoder(stream, self._namespace, self._registry)
         consumer = self._log.consumer(None)
         try:
             consumer.assign(stream.topic, {p: first[p] for p in left})
@@ -144,8 +147,10 @@ class ArchiveEvents:
         snapshot: Snapshot,
         *,
         stretches: Mapping[str, Stretches] | None = None,
+        registry: RegistrySettings | None = None,
     ) -> None:
         self._archive = archive
+        self._registry = registry
         self._stretches = stretches or {}
         self.snapshot = snapshot
 
@@ -183,7 +188,8 @@ class ArchiveEvents:
         part = self._part(stream)
         typed, raw = self._by_form(part, columns)
         if raw:
-            decoder = Decoder(stream, namespace="")  # an archive has no other's records
+            # An archive has no records of other namespaces.
+            decoder = Decoder(stream, namespace="", registry=self._registry)
             for partition, batch in self._scan(part, {}, span, raw, raw=True):
                 records = raw_records(batch, part.topic, part.topic_id, partition)
                 yield partition, decoder.decode(records).frame.select(*SYSTEM_COLUMNS, *columns)
@@ -254,6 +260,8 @@ class WholeHistory:
         log: Log,
         starts: Mapping[str, Start],
         namespace: str,
+        *,
+        registry: RegistrySettings | None = None,
     ) -> None:
         ids = {name: log.topic(name).id for name in topics}
         stretches: dict[str, dict[int, tuple[int, int]]] = {name: {} for name in ids}
@@ -268,8 +276,10 @@ class WholeHistory:
                     begins = archive.beginning(name, topic_id, partition)
                     first = done if begins is None else begins.after_offset
                     stretches[name][partition] = (first, done)
-        self._archived = ArchiveEvents(archive, archive.snapshot(ids), stretches=stretches)
-        self._tail = LogEvents(log, starts, namespace, after=after)
+        self._archived = ArchiveEvents(
+            archive, archive.snapshot(ids), stretches=stretches, registry=registry
+        )
+        self._tail = LogEvents(log, starts, namespace, after=after, registry=registry)
 
     def rows(self, stream: Stream) -> int:
         """Return how many rows and records there are."""
