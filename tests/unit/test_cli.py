@@ -179,7 +179,7 @@ def test_no_color_is_respected(features) -> None:
 
 
 def test_the_application_parses_every_command() -> None:
-    command, _, _ = app.parse_args(["serve", "f.py", "--path", "d"], exit_on_error=False)
+    command, _, _ = app.parse_args(["serve", "f.py", "--folder", "d"], exit_on_error=False)
     assert command.__name__ == "serve"
 
 
@@ -242,7 +242,7 @@ def test_serve_answers_until_it_is_told_to_stop(features, tmp_path, number, code
     from headwater_serving.client import connect
 
     command = [sys.executable, "-m", "headwater", "serve", features]
-    command += ["--path", str(tmp_path / "store"), "--port", "0"]
+    command += ["--folder", str(tmp_path / "store"), "--port", "0"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -265,7 +265,7 @@ def test_serve_refuses_a_folder_of_something_else(features, tmp_path, capsys) ->
     folder = tmp_path / "other"
     folder.mkdir()
     (folder / "photo.jpg").touch()
-    assert main(["serve", features, "--path", str(folder), "--port", "0"]) == 78
+    assert main(["serve", features, "--folder", str(folder), "--port", "0"]) == 78
     (line,) = capsys.readouterr().err.splitlines()
     assert "holds other files" in line
 

@@ -304,7 +304,7 @@ def test_where_nothing_is_applied_every_command_says_what_to_do(capsys) -> None:
         assert code == 1
         assert "nothing is applied" in err
         assert "headwater apply features.py" in err
-    code = main(["serve", "--path", STORE, "--port", "0"])
+    code = main(["serve", "--folder", STORE, "--port", "0"])
     assert code == 1
     assert "nothing is applied" in capsys.readouterr().err
 

@@ -280,7 +280,7 @@ def run(capsys: Any, *arguments: str) -> dict[str, Any]:
 def test_the_command_lists_and_replays_the_letters_of_a_folder(
     tmp_path: Path, capsys: Any, clock: Clock
 ) -> None:
-    place = ("--path", str(tmp_path / "store"))
+    place = ("--folder", str(tmp_path / "store"))
     with hw.local([clicks()], clock=clock, path=tmp_path / "store") as store:
         store.push("clicks", [click(EARLY + n) for n in range(3)])
         store.push_bytes("clicks", [b"{" * 5_000])
@@ -317,5 +317,5 @@ def test_the_command_lists_and_replays_the_letters_of_a_folder(
     assert '4 dead letters in namespace "local": 3 future_event_time in clicks' in shown
     assert main(["dlq", "list", *place, "--stream", "clack"]) == 1
     assert 'Did you mean "clicks"?' in capsys.readouterr().err
-    assert main(["dlq", "list", "--path", str(tmp_path / "nowhere")]) == 78
+    assert main(["dlq", "list", "--folder", str(tmp_path / "nowhere")]) == 78
     assert "no store in folder" in capsys.readouterr().err

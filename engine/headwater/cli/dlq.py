@@ -37,7 +37,7 @@ dlq = App(name="dlq", default_parameter=Parameter(negative=()), result_action="r
 class Where:
     """Which log and namespace."""
 
-    path: Annotated[Path | None, Parameter(help="A store's folder, instead of Kafka.")] = None
+    folder: Annotated[Path | None, Parameter(help="A store's folder, instead of Kafka.")] = None
     config: Annotated[Path | None, Parameter(help="The configuration file.")] = None
     namespace: Annotated[str | None, Parameter(help="The namespace.")] = None
     bootstrap_servers: Annotated[str | None, Parameter(help="Where Kafka is, host:port.")] = None
@@ -142,7 +142,7 @@ def replay(
                 new = sum(not replays.is_done(stream, origin) for origin in origins)
                 found[stream] = {"would_send": new, "sent_before": len(origins) - new}
                 continue
-            done = replays.replay(stream, letters, lease_us=LEASE_US if where.path is None else 0)
+            done = replays.replay(stream, letters, lease_us=LEASE_US if where.folder is None else 0)
             found[stream] = {
                 "sent": done.sent,
                 "sent_before": done.before,
@@ -169,9 +169,9 @@ def _opened(where: Where) -> Iterator[tuple[Log, Replays, str]]:
     from headwater_connectors.log.kafka import KafkaLog
 
     log: Log
-    if where.path is not None:
-        folder, namespace = LocalFolder.log_of(where.path)
-        log = EmbeddedLog(folder, clock=_clock_us)
+    if where.folder is not None:
+        place, namespace = LocalFolder.log_of(where.folder)
+        log = EmbeddedLog(place, clock=_clock_us)
     else:
         settings = load_config(
             where.config,

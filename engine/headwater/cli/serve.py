@@ -32,7 +32,7 @@ def serve(
     file: str | None = None,
     /,
     *,
-    path: Path,
+    folder: Path,
     host: str = "127.0.0.1",
     port: int = 6566,
     samples_per_s: float = 0.0,
@@ -43,7 +43,7 @@ def serve(
     ----------
     file
         A Python file, or a module such as my.features; else what is applied to the folder.
-    path
+    folder
         The folder of the store; made if it isn't there, reopened as it was left if it is.
     host
         The address to listen on.
@@ -52,8 +52,8 @@ def serve(
     samples_per_s
         How many requests a second to keep, with keys and inputs, for headwater audit.
     """
-    settings = replace(local_settings(path), samples=SampleSettings(per_s=samples_per_s))
-    parts = _applied(path) if file is None else load_definitions(file)
+    settings = replace(local_settings(folder), samples=SampleSettings(per_s=samples_per_s))
+    parts = _applied(folder) if file is None else load_definitions(file)
     stop = threading.Event()
     got: list[int] = []
 
@@ -63,7 +63,7 @@ def serve(
 
     before = {one: signal.signal(one, on_signal) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with hw.local(parts, path=path, settings=settings) as store:
+        with hw.local(parts, path=folder, settings=settings) as store:
             server = store.serve(port, host=host)
             write_text(f"serving {', '.join(sorted(store.plan.services))} on {server.target}")
             while not stop.wait(_CHECK_S):
@@ -74,6 +74,6 @@ def serve(
     return _INTERRUPTED if signal.SIGINT in got else 0
 
 
-def _applied(path: Path) -> list[View | Service]:
-    with PlaceFlags(folder=path).opened() as place:
+def _applied(folder: Path) -> list[View | Service]:
+    with PlaceFlags(folder=folder).opened() as place:
         return applied_plan(place.log, place.topic.namespace)[1].definitions

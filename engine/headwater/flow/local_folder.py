@@ -111,7 +111,9 @@ class LocalFolder:
         A folder that can't be read raises ConfigError too.
         """
         if not (path / _META).exists():
-            msg = f"no store in folder {path}; give the folder that headwater serve has with --path"
+            msg = (
+                f"no store in folder {path}; give the folder that headwater serve has with --folder"
+            )
             raise ConfigError(msg)
         try:
             meta = msgspec.json.decode((path / _META).read_bytes(), type=_Meta)
