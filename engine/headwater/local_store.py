@@ -22,10 +22,11 @@ from headwater.flow import plain_driver
 from headwater.flow.answer import RequestError
 from headwater.flow.dead_letter_frame import dead_letter_frame, dead_letters
 from headwater.flow.events import json_records
+from headwater.flow.follower import check_same_logic
 from headwater.flow.inputs import input_columns, name_of_input, series_of
 from headwater.flow.local_folder import LocalFolder, local_settings
 from headwater.flow.replay import Replays
-from headwater.flow.running import CurrentPlan
+from headwater.flow.running import CurrentPlan, Running
 from headwater.flow.sample_files import SampleFiles
 from headwater.flow.sample_log import SampleLog
 from headwater.flow.starts import Start, resolve_start, us_of
@@ -81,16 +82,21 @@ def local(
     unless `settings.read_back_us` says otherwise. Raises ConfigError for a folder in use and
     StateError for one that doesn't fit these definitions.
     """
-    listed = [parts] if isinstance(parts, Service | View) else list(parts)
-    if not listed:
-        msg = "hw.local: nothing to serve; list services or views, e.g. hw.local([my_service])"
-        raise DefinitionError(msg)
+    plan = _plan_of(parts, "hw.local")
     folder = None if path is None else Path(path)
     chosen = settings or local_settings(folder)
     if chosen.samples.per_s and folder is None:
         msg = "hw.local: samples are kept in the store's folder; give path=, or take none"
         raise ConfigError(msg)
-    return LocalStore(compile_plan(listed), folder, partitions, chosen, driver, clock)
+    return LocalStore(plan, folder, partitions, chosen, driver, clock)
+
+
+def _plan_of(parts: Service | View | Sequence[Service | View], call: str) -> Plan:
+    listed = [parts] if isinstance(parts, Service | View) else list(parts)
+    if not listed:
+        msg = f"{call}: nothing to serve; list services or views, e.g. {call}([my_service])"
+        raise DefinitionError(msg)
+    return compile_plan(listed)
 
 
 class LocalStore:
@@ -105,11 +111,11 @@ class LocalStore:
         driver: Callable[[Sequence[Any], threading.Event], None],
         clock: Callable[[], int],
     ) -> None:
-        self.plan = plan
         self.clock = clock
         self._folder = LocalFolder(path, settings) if path is not None else None
         self._stores = Stores(self._folder.state if self._folder is not None else None)
         self._closed = False
+        self._applying = threading.Lock()
         self._error: BaseException | None = None
         self._servers: list[Server] = []
         self.log: Log = (
@@ -118,7 +124,7 @@ class LocalStore:
             else EmbeddedLog(self._folder.log, clock=clock)
         )
         try:
-            self._worker = self._open_worker(partitions, settings)
+            self._worker = self._open_worker(plan, partitions, settings)
             self._worker.reader.check = self.check
             self._worker.reader.samples = self._samples(settings)
             self._start(driver)
@@ -127,19 +133,19 @@ class LocalStore:
             self._stores.close()
             raise
 
-    def _open_worker(self, partitions: int, settings: WorkerSettings) -> Worker:
+    def _open_worker(self, plan: Plan, partitions: int, settings: WorkerSettings) -> Worker:
         folder = self._folder
         known = folder.starts() if folder is not None else {}
         starts: dict[str, Start] = {}
-        for name, stream in self.plan.streams.items():
+        for name, stream in plan.streams.items():
             self.log.create_topic(name, partitions=partitions, append_time=False)
             starts[name] = known.get(name) or resolve_start(self.log, stream, self.clock)
         archive = None
         if folder is not None:
             folder.keep_starts({**known, **starts})
-            archive = Archive(FolderBlobs(folder.archive), stamp=str(self.plan.stamp))
+            archive = Archive(FolderBlobs(folder.archive), stamp=str(plan.stamp))
         return Worker(
-            CurrentPlan(self.plan),
+            CurrentPlan(plan),
             self.log,
             settings,
             clock=self.clock,
@@ -184,6 +190,36 @@ class LocalStore:
             self._stop.set()
             for server in self._servers:
                 server.set_serving(serving=False)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that is run now."""
+        return self._worker.current.plan
+
+    def apply(
+        self, parts: Service | View | Sequence[Service | View], *, timeout_s: float = 120.0
+    ) -> None:
+        """Run these definitions from now on, all of them and no others, without closing the store.
+
+        Events stream and calls are answered meanwhile. A view that is new is WARMING until its past
+        is loaded, for which `settle` waits; one that isn't listed is gone, with its state. Raises
+        StateError for other logic under a version that is there, and ConfigError for a stream that
+        the store wasn't opened with; then everything stays as it was.
+        """
+        self._check()
+        plan = _plan_of(parts, "store.apply")
+        running = Running.of(plan)
+        with self._applying:
+            check_same_logic(self.plan, plan)
+            for name in plan.streams.keys() - self._worker.ingests.keys():
+                msg = f'stream "{name}" is not open in this store; open it anew with hw.local(...)'
+                raise ConfigError(msg)
+            self._worker.adoption.offer(running)
+            self._wait(lambda: self._runs(running), "taken on", "apply", timeout_s)
+
+    def _runs(self, running: Running) -> bool:
+        with self._worker.memory.lock:  # the past of new views is awaited from here on, too
+            return self._worker.current.now is running
 
     def check(self) -> None:
         """Raise what stopped a task, if one did, or HeadwaterError if the store is closed."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from headwater.plan.plan import Plan
     from headwater_connectors.log.log import Log
 
-__all__ = ["Follower"]
+__all__ = ["Follower", "check_same_logic"]
 
 _log = get_logger(__name__)
 
@@ -76,7 +76,7 @@ class Follower:
         if self._wanted is not self._offered:
             # What was offered before may not be adopted yet.
             for before in (self._current.plan, self._offered.plan):
-                _check_same_logic(before, self._wanted.plan)
+                check_same_logic(before, self._wanted.plan)
             self._prepare(self._topic, self._wanted.plan)
             self._offer(self._wanted)
             self._offered = self._wanted
@@ -100,8 +100,8 @@ class Follower:
         self._metrics.plan_refused.set(bool(reason))
 
 
-def _check_same_logic(before: Plan, after: Plan) -> None:
-    """Refuse a view version that means something else than what this worker has state of."""
+def check_same_logic(before: Plan, after: Plan) -> None:
+    """Raise StateError for a view version that means something else than what there is state of."""
     for view_id, view in after.views.items():
         known = before.views.get(view_id)
         if known is not None and known.fingerprint != view.fingerprint:
