@@ -8,17 +8,21 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import kafka_broker
 import numpy as np
 import polars as pl
 import pytest
 
+from headwater.cli.demo.act_two import ActTwo, Differing
 from headwater.cli.demo.compare import Compared, compare
 from headwater.cli.demo.place import Outage
 from headwater.cli.demo.report import closing_figures, complaint
 from headwater.cli.demo.run import Figures
+from headwater.offline.audited_columns import Audited, Difference
 from headwater_connectors.log.kafka import KafkaLog
 
 needs_extra = pytest.mark.skipif(
@@ -39,7 +43,9 @@ def test_a_month_of_flights_is_served_as_it_was_trained_on() -> None:
     figures = json.loads(done.stdout.splitlines()[-1])
     assert set(figures) == {
         "events_per_s", "vectors_per_s", "values_compared", "differences", "auc", "seconds",
+        "act_two", "audited", "audited_values", "audit_differences",
     }  # fmt: skip
+    check_act_two(figures)
     assert figures["differences"] == 0
     # Every flight's whole vector, and some that were fetched in between.
     assert figures["values_compared"] > ROWS * 48
@@ -47,6 +53,20 @@ def test_a_month_of_flights_is_served_as_it_was_trained_on() -> None:
     assert 0.6 < figures["auc"] < 0.9
     assert figures["events_per_s"] > 0
     assert done.stderr == ""
+
+
+def check_act_two(figures: dict[str, Any]) -> None:
+    """Check that a version was built from the past, differs, was cut over to, and audited."""
+    act_two = figures["act_two"]
+    # What came before, but for the sixth that comes meanwhile.
+    assert act_two["loaded_events"] > 10_000
+    assert act_two["loaded_s"] > 0
+    # Two of its ten features are other ones, and only for flights between the two limits.
+    assert 0 < act_two["differing"] < act_two["compared"] / 5
+    assert act_two["revision_changed"] is True
+    assert figures["audited"] > 0
+    assert figures["audited_values"] > figures["audited"]
+    assert figures["audit_differences"] == 0
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
@@ -86,6 +106,7 @@ def test_a_worker_is_killed_on_kafka_and_nothing_is_lost_or_counted_twice(tmp_pa
     figures = json.loads(done.stdout.splitlines()[-1])
     assert figures["differences"] == 0
     assert figures["values_compared"] > KAFKA_ROWS * 48
+    check_act_two(figures)
     assert figures["killed"] == "worker-1"
     # In the middle: there was more to come.
     assert 0 < figures["killed_after_events"] < KAFKA_ROWS
@@ -195,6 +216,20 @@ def test_events_arrive_late_and_twice_and_the_same_with_each_seed() -> None:
     assert arrivals_of(year, seed=2).chunks == arrivals.chunks
 
 
+@needs_extra
+@pytest.mark.parametrize("rows", [1, 20_000])
+def test_the_last_part_of_the_events_is_held_back(rows: int) -> None:
+    from headwater.cli.demo.flights import arrivals_of, load_year
+
+    arrivals = arrivals_of(load_year(rows, seed=1), seed=2)
+    first, then = arrivals.parted(1 / 6)
+    assert first.chunks + then.chunks == arrivals.chunks
+    assert first.events + then.events == arrivals.events
+    assert first.newest_us[-1] <= then.newest_us[0] == arrivals.newest_us[len(first.chunks)]
+    if rows > 1:
+        assert then.events == pytest.approx(arrivals.events / 6, rel=0.05)
+
+
 def test_values_are_the_same_only_when_all_their_bits_are() -> None:
     one = pl.DataFrame({"x": [0.0, None, float("nan"), 1.0], "n": [0, None, 2, 3]})
     same, count = one.clone(), Compared()
@@ -205,30 +240,68 @@ def test_values_are_the_same_only_when_all_their_bits_are() -> None:
     assert (count.values, count.differences, count.first) == (16, 4, "x, row 0")
 
 
+def figures_of(**more: Any) -> Figures:
+    """Return the figures of a run in which all is well, with others in their place."""
+    act_two = ActTwo(
+        events=2, loaded_events=7, loaded_s=1.25, versions=Differing(10, 3, "late: other rows"),
+        revision_changed=True, fetched=[], stale=0,
+    )  # fmt: skip
+    known = Figures(
+        events=9, events_per_s=1.0, in_between=1, vectors=1, vectors_per_s=1.0,
+        values_compared=1_000_000, differences=0, first_difference="", predictions=1, auc=0.7,
+        seconds=1.0, act_two=act_two, audited=Audited(vectors=2, compared=8),
+    )  # fmt: skip
+    return replace(known, **more)
+
+
+AUDITED = Audited(2, 8)
+AUDITED.add(Difference("till", "late.n", "plane=N1", 0, "value", "1", "2", "worker-1", 0))
+
+
 @pytest.mark.parametrize(
-    ("differences", "values", "everything", "said"),
+    ("more", "everything", "said"),
     [
-        (0, 1_000_000, True, ""),
-        (0, 999_999, True, "only 999,999 values"),
-        (0, 999_999, False, ""),
-        (1, 2_000_000, True, "1 values differ, the first at n, row 7"),
+        ({}, True, ""),
+        ({"values_compared": 999_999}, True, "only 999,999 values"),
+        ({"values_compared": 999_999}, False, ""),
+        (
+            {"differences": 1, "first_difference": "n, row 7"},
+            True,
+            "1 values differ, the first at n, row 7",
+        ),
+        ({"audited": AUDITED}, False, "the audit found 1 differences, e.g. late.n of plane=N1"),
+        ({"audited": Audited(vectors=2)}, False, "nothing was audited"),
+        (
+            {"act_two": replace(figures_of().act_two, revision_changed=False)},
+            False,
+            "the service is still answered by version 1",
+        ),
     ],
 )
-def test_the_demo_fails_on_a_difference_and_on_too_few_values(
-    differences, values, everything, said
+def test_the_demo_fails_on_a_difference_and_where_too_little_was_compared(
+    more, everything, said
 ) -> None:
-    figures = Figures(1, 1.0, 1, 1, 1.0, values, differences, "n, row 7", 1, 0.7, 1.0)
+    figures = figures_of(**more)
     assert complaint(figures, everything=everything).startswith(said)
     assert bool(complaint(figures, everything=everything)) is bool(said)
-    assert closing_figures(figures)["differences"] == differences
+    assert closing_figures(figures)["differences"] == figures.differences
+
+
+def test_figures_tell_of_the_second_act_and_of_the_audit() -> None:
+    said = closing_figures(figures_of())
+    assert said["act_two"] == {
+        "loaded_events": 7, "loaded_s": 1.2, "compared": 10, "differing": 3,
+        "revision_changed": True,
+    }  # fmt: skip
+    assert (said["audited"], said["audited_values"], said["audit_differences"]) == (2, 8, 0)
 
 
 def test_figures_of_a_run_with_an_outage_tell_of_it() -> None:
     outage = Outage("worker-1", after_events=5, taken_over_s=7.25, back_s=8.0)
-    calm = Figures(9, 1.0, 1, 1, 1.0, 9, 0, "", 1, 0.7, 1.0)
-    hurt = Figures(9, 1.0, 1, 1, 1.0, 9, 0, "", 1, 0.7, 1.0, stale=3, outage=outage)
-    more = dict(closing_figures(hurt).items() - closing_figures(calm).items())
-    assert more == {
+    calm, hurt = (
+        closing_figures(one) for one in (figures_of(), figures_of(stale=3, outage=outage))
+    )
+    assert {name: hurt[name] for name in hurt.keys() - calm.keys()} == {
         "killed": "worker-1", "killed_after_events": 5, "taken_over_s": 7.2, "back_s": 8.0,
         "stale_vectors": 3,
     }  # fmt: skip

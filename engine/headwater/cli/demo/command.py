@@ -21,8 +21,12 @@ def demo(
 ) -> int:
     """Stream a year of flights through features, serve and train on them, compare every value.
 
+    Under way a view gets a version 2: built from history beside version 1, compared with it, and
+    cut over to. At the end what was served is audited.
+
     Needs the extra: pip install '.[demo]' in the checkout. Everything lies in a temporary folder
-    that is removed at the end. Fails if one value served differs from the one trained on.
+    that is removed at the end. Fails if one value served differs from the one trained on, or the
+    audit finds a difference or nothing.
 
     On Kafka two workers share the work, and one of them is killed in the middle. The broker is the
     one that HEADWATER_KAFKA__BOOTSTRAP_SERVERS names, else one in Docker, else one from Python

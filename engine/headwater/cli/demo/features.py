@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import polars as pl
 
 import headwater as hw
 
-__all__ = ["LATE_MINUTES", "delay_model", "flights", "weather"]
+if TYPE_CHECKING:
+    from headwater.definitions.service import Service
+    from headwater.definitions.view import View
+
+__all__ = [
+    "LATE_MINUTES",
+    "delay_model",
+    "delay_model_2",
+    "flights",
+    "plane_delays",
+    "plane_delays_2",
+    "weather",
+]
 
 # The usual definition of a late flight.
 LATE_MINUTES = 15
+_VERY_LATE_MINUTES = 30
 
 flights = hw.stream(
     "flights",
@@ -55,6 +70,26 @@ plane_delays = hw.view(
             plane_worst=hw.max("dep_delay"),
             plane_last=hw.last("dep_delay"),
             plane_late=hw.sum("late"),
+        )
+    ),
+)
+plane_delays_2 = hw.view(
+    "plane_delays",
+    version=2,
+    owner="demo@example.com",
+    description="The same, with half an hour to be late, and how steady a plane is.",
+    features=(
+        flights.filter(pl.col("dep_delay").is_not_null())
+        .with_columns(late=pl.col("dep_delay") > _VERY_LATE_MINUTES)
+        .group_by(plane)
+        .window("24h", "lifetime")
+        .agg(
+            plane_n=hw.count(),
+            plane_mean=hw.mean("dep_delay"),
+            plane_worst=hw.max("dep_delay"),
+            plane_last=hw.last("dep_delay"),
+            plane_late=hw.sum("late"),
+            plane_std=hw.std("dep_delay"),
         )
     ),
 )
@@ -113,29 +148,35 @@ airport_weather = hw.view(
 )
 
 
-@hw.on_demand(
-    inputs=[
-        plane_delays,
-        route_delays,
-        airport_delays,
-        hw.request("distance", pl.Float64),
-        hw.request("hour", pl.Int64),
-    ]
-)
-def comparisons(row: pl.LazyFrame) -> pl.LazyFrame:
-    """Compare what was asked with what is usual."""
-    return row.with_columns(
-        plane_vs_route=pl.col("plane_mean_24h") - pl.col("route_mean_30d"),
-        route_late_share=pl.col("route_late_30d") / pl.col("route_n_30d"),
-        airport_trend=pl.col("airport_mean_1h") - pl.col("airport_mean_24h"),
-        slack=pl.col("distance") - 8.0 * pl.col("plane_last_24h"),
-        evening=pl.col("hour") >= 17,
+def _model_on(planes: View) -> Service:
+    """Return the service, with one of the versions of the view of planes."""
+
+    @hw.on_demand(
+        inputs=[
+            planes,
+            route_delays,
+            airport_delays,
+            hw.request("distance", pl.Float64),
+            hw.request("hour", pl.Int64),
+        ]
+    )
+    def comparisons(row: pl.LazyFrame) -> pl.LazyFrame:
+        """Compare what was asked with what is usual."""
+        return row.with_columns(
+            plane_vs_route=pl.col("plane_mean_24h") - pl.col("route_mean_30d"),
+            route_late_share=pl.col("route_late_30d") / pl.col("route_n_30d"),
+            airport_trend=pl.col("airport_mean_1h") - pl.col("airport_mean_24h"),
+            slack=pl.col("distance") - 8.0 * pl.col("plane_last_24h"),
+            evening=pl.col("hour") >= 17,
+        )
+
+    return hw.service(
+        "delay_model",
+        [planes, route_delays, airport_delays, airport_weather, comparisons],
+        owner="demo@example.com",
+        description="Will this flight leave more than a quarter of an hour late?",
     )
 
 
-delay_model = hw.service(
-    "delay_model",
-    [plane_delays, route_delays, airport_delays, airport_weather, comparisons],
-    owner="demo@example.com",
-    description="Will this flight leave more than a quarter of an hour late?",
-)
+delay_model = _model_on(plane_delays)
+delay_model_2 = _model_on(plane_delays_2)

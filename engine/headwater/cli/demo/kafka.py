@@ -10,21 +10,27 @@ import sys
 import time
 import uuid
 from contextlib import ExitStack, contextmanager, suppress
+from subprocess import TimeoutExpired
 from typing import TYPE_CHECKING
 
+from headwater.cli.apply import registered_at
 from headwater.cli.demo import broker
 from headwater.cli.demo.features import delay_model
-from headwater.cli.demo.place import Outage
+from headwater.cli.demo.place import SAMPLES_PER_S, Outage
 from headwater.cli.demo.processes import start_tied
 from headwater.cli.demo.steps import step
 from headwater.cli.overview import overview_of
+from headwater.cli.place import Place as CommandPlace
+from headwater.cli.place import clock_us
 from headwater.cli.status import ask_worker
 from headwater.config import load_config
 from headwater.errors import ConfigError, HeadwaterError, NotFoundError
 from headwater.flow.plans_topic import PlansTopic
-from headwater.offline.sources import WholeHistory
-from headwater.offline.training_set import training_set
+from headwater.flow.sample_files import SampleFiles
 from headwater.plan.plan import compile_plan
+from headwater.registry.application import apply
+from headwater.registry.proposal import propose
+from headwater.registry.registry import Registry
 from headwater_connectors.archive.archive import Archive
 from headwater_connectors.archive.blobs import FolderBlobs
 from headwater_connectors.dead_letters import dead_letter_topic
@@ -37,13 +43,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    import polars as pl
     from rich.progress import Progress
 
     from headwater.cli.demo.place import Place
     from headwater.cli.overview import Overview
     from headwater.config import Config
+    from headwater.definitions.service import Service
+    from headwater.definitions.view import View
     from headwater.flow.starts import Start
+    from headwater.plan.plan import Plan
     from headwater_connectors.log.log import Log
     from headwater_serving.client import Client
 
@@ -51,7 +59,6 @@ __all__ = ["kafka"]
 
 _WORKERS = ("worker-1", "worker-2")
 _VICTIM, _SURVIVOR = _WORKERS
-_DEFINITIONS = "headwater.cli.demo.features"
 _PARTITIONS = 4
 _SHARDS = 4
 # The least that a broker takes: so long it waits for a worker that says nothing.
@@ -112,7 +119,6 @@ namespace = "headwater-demo-{uuid.uuid4().hex[:8]}"
 bootstrap_servers = {json.dumps(bootstrap_servers)}
 
 [worker]
-definitions = "{_DEFINITIONS}"
 state = {json.dumps(str(folder / "state"))}
 archive = {json.dumps(str(folder / "archive"))}
 shards = {_SHARDS}
@@ -120,6 +126,13 @@ metrics_port = 0
 read_back_s = inf
 keep_exchange = true
 session_timeout_ms = {_SESSION_TIMEOUT_MS}
+
+[registry]
+url = {json.dumps(f"sqlite:///{folder / 'registry.db'}")}
+
+[audit]
+samples_per_s = {SAMPLES_PER_S}
+samples = {json.dumps(str(folder / "samples"))}
 """
     path = folder / "headwater.toml"
     path.write_text(settings, encoding="utf-8")
@@ -148,6 +161,16 @@ class _Worker:
             last = said[-1] if said else "it said nothing"
             raise HeadwaterError(f"{self._name} has ended with {code}: {last}")
 
+    def end(self) -> None:
+        """Have it hand its work over and end; raise HeadwaterError if it doesn't do so well."""
+        self._process.terminate()
+        try:
+            code = self._process.wait(_PATIENCE_S)
+        except TimeoutExpired:
+            code = None
+        if code != 0:
+            raise HeadwaterError(f"{self._name} was told to stop, and has ended with {code}")
+
     def kill(self) -> None:
         """Kill it where it stands."""
         self._process.kill()
@@ -166,13 +189,14 @@ class _Kafka:
         environ: Mapping[str, str],
         progress: Progress,
     ) -> None:
-        self.plan = compile_plan([delay_model])
+        self.plans: list[Plan] = [compile_plan([delay_model])]
         self.log: Log = log
         self.exchange = ""
         self.starts: Mapping[str, Start] = {}
         self.clients: Sequence[Client] = ()
         self.namespace = config.namespace
-        self._archive = config.worker.archive
+        self.archive = Archive(FolderBlobs(folder / "archive"), stamp=str(self.plans[0].stamp))
+        self._config = config
         self._folder = folder
         self._port = port
         self._environ = environ
@@ -187,32 +211,33 @@ class _Kafka:
 
     def create_topics(self) -> None:
         """Create the topics of the streams; raise ConfigError where there are such already."""
-        there = {topic.name for topic in self.log.topics()} & set(self.plan.streams)
+        there = {topic.name for topic in self.log.topics()} & set(self.plans[0].streams)
         if there:
             raise ConfigError(
                 f"the demo makes topics of its own, and {self._kafka.cluster.servers} has"
                 f" {' and '.join(sorted(there))}; name another cluster in"
                 f" {broker.BOOTSTRAP_VARIABLE}, or none"
             )
-        for name in self.plan.streams:
+        for name in self.plans[0].streams:
             self.log.create_topic(name, partitions=_PARTITIONS, append_time=False)
 
     def delete_topics(self) -> None:
         """Delete every topic that the demo has made."""
-        ours = {*self.plan.streams, *map(dead_letter_topic, self.plan.streams)}
+        ours = {*self.plans[0].streams, *map(dead_letter_topic, self.plans[0].streams)}
         for topic in self.log.topics():
             if topic.name in ours or topic.name.startswith(f"{self.namespace}."):
                 self.log.delete_topic(topic.name)
 
     def start_workers(self) -> None:
-        """Return when both have their share of the tasks."""
+        """Apply the definitions, and return when both workers have their share of the tasks."""
+        self._apply(self.plans.pop())
         for name in _WORKERS:
             self._start(name)
         found = self._wait_running(_WORKERS)
         self._connect(found)
         self.exchange = next(task.topic for task in found.tasks if task.kind == "shard")
         agreed = PlansTopic(self.log, self.namespace).starts
-        self.starts = {name: agreed[name].start for name in self.plan.streams}
+        self.starts = {name: agreed[name].start for name in self.plans[0].streams}
 
     def push(self, topic: str, values: Sequence[bytes]) -> None:
         run = -(-len(values) // _PARTITIONS)
@@ -223,7 +248,9 @@ class _Kafka:
 
     def taken_in(self) -> int:
         group = f"{self.namespace}.ingest"
-        return sum(sum(committed(self._kafka, group, name).values()) for name in self.plan.streams)
+        return sum(
+            sum(committed(self._kafka, group, name).values()) for name in self.plans[0].streams
+        )
 
     def interrupt(self, pushed: int) -> None:
         with step(self._progress, "killing a worker in the middle (kill -9)"):
@@ -257,12 +284,32 @@ class _Kafka:
 
         self._wait_overview("every event is applied", is_fresh)
 
-    def training_set(self, spine: pl.DataFrame, time: str) -> pl.DataFrame:
-        assert self._archive is not None
-        archive = Archive(FolderBlobs(self._archive), stamp=str(self.plan.stamp))
-        source = WholeHistory(self.plan.streams, archive, self.log, self.starts, self.namespace)
-        found = training_set(self.plan, delay_model.name, spine, time=time, source=source)
-        return found.collect()
+    def apply(self, parts: Sequence[Service | View]) -> None:
+        number = self._apply(compile_plan(parts))
+        self._wait_overview(
+            f"every worker runs plan {number}",
+            lambda found, _: all(worker.plan == number for worker in found.workers),
+        )
+
+    def _apply(self, wanted: Plan) -> int:
+        """Do what `headwater apply` does, and return the plan's number."""
+        place = CommandPlace(
+            Registry(self._config.registry.url),
+            PlansTopic(self.log, self.namespace),
+            self.log,
+            self.starts,
+            self.archive,
+        )
+        proposal = propose(registered_at(place), wanted)
+        number = apply(place.registry, place.topic, proposal, author="demo", at_us=clock_us())
+        self.plans.append(proposal.plan)
+        return number
+
+    def samples(self) -> SampleFiles:
+        # Each writes its last file before it ends.
+        while self._workers:
+            self._workers.popitem()[1].end()
+        return SampleFiles(FolderBlobs(self._folder / "samples"), self.namespace)
 
     def close(self) -> None:
         """End the workers, and let go of what reads and writes."""

@@ -5,17 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from headwater.offline.sources import WholeHistory
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import polars as pl
-
+    from headwater.definitions.service import Service
+    from headwater.definitions.view import View
+    from headwater.flow.sample_files import SampleFiles
     from headwater.flow.starts import Start
     from headwater.plan.plan import Plan
+    from headwater_connectors.archive.archive import Archive
     from headwater_connectors.log.log import Log
     from headwater_serving.client import Client
 
-__all__ = ["Outage", "Place"]
+__all__ = ["SAMPLES_PER_S", "Outage", "Place", "history_of"]
+
+# So many requests a second are kept for the audit.
+SAMPLES_PER_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +42,9 @@ class Outage:
 class Place(Protocol):
     """A log with the demo's topics, and whoever reads them, keeps the features and serves them."""
 
-    plan: Plan
+    plans: list[Plan]  # that were run, one after the other; the last one is run now
     log: Log
+    archive: Archive
     namespace: str
     exchange: str  # the topic
     starts: Mapping[str, Start]  # by stream
@@ -59,6 +67,15 @@ class Place(Protocol):
     def settle(self) -> None:
         """Return when every event pushed can be read."""
 
-    def training_set(self, spine: pl.DataFrame, time: str) -> pl.DataFrame:
-        """Return the spine with the service's features as of each row's time."""
+    def apply(self, parts: Sequence[Service | View]) -> None:
+        """Have these definitions run; return when every worker has taken them on."""
+
+    def samples(self) -> SampleFiles:
+        """Return all that was sampled of the answers; nobody is to ask any more."""
         ...
+
+
+def history_of(place: Place) -> WholeHistory:
+    """Return the events that there are now."""
+    streams = place.plans[-1].streams
+    return WholeHistory(streams, place.archive, place.log, place.starts, place.namespace)

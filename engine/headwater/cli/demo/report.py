@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from headwater.cli.demo.act_two import ActTwo
     from headwater.cli.demo.place import Outage
     from headwater.cli.demo.run import Figures
 
@@ -15,15 +16,26 @@ __all__ = ["VALUES_MIN", "closing_figures", "closing_table", "complaint"]
 VALUES_MIN = 1_000_000
 
 
-def closing_figures(found: Figures) -> dict[str, float | str]:
+def closing_figures(found: Figures) -> dict[str, object]:
     """Return the figures that `--json` prints."""
-    figures: dict[str, float | str] = {
+    act_two = found.act_two
+    figures: dict[str, object] = {
         "events_per_s": round(found.events_per_s, 1),
         "vectors_per_s": round(found.vectors_per_s, 1),
         "values_compared": found.values_compared,
         "differences": found.differences,
         "auc": round(found.auc, 4),
         "seconds": round(found.seconds, 1),
+        "act_two": {
+            "loaded_events": act_two.loaded_events,
+            "loaded_s": round(act_two.loaded_s, 1),
+            "compared": act_two.versions.compared,
+            "differing": act_two.versions.differing,
+            "revision_changed": act_two.revision_changed,
+        },
+        "audited": found.audited.vectors,
+        "audited_values": found.audited.compared,
+        "audit_differences": found.audited.differing,
     }
     if found.outage is not None:
         figures |= {
@@ -43,20 +55,32 @@ def closing_table(found: Figures) -> Table:
     table.add_column("", justify="right")
     table.add_column("")
     through = "through every view" if found.outage is None else "through every view, with an outage"
+    audited = found.audited
     rows = [
         ("events/s", f"{found.events_per_s:,.0f}", f"{found.events:,} {through}"),
         ("vectors/s", f"{found.vectors_per_s:,.0f}", f"{found.vectors:,} over gRPC, settled"),
         ("fetched in between", f"{found.in_between:,}", "recomputed at their own offsets"),
         ("values compared", f"{found.values_compared:,}", "online with offline, bit for bit"),
         ("differences", f"{found.differences:,}", found.first_difference or "none"),
+        ("audited", f"{audited.vectors:,}", f"vectors served, {audited.differing:,} values differ"),
         ("model AUC", f"{found.auc:.3f}", f"{found.predictions:,} equal predictions"),
         ("seconds", f"{found.seconds:.1f}", "from nothing to here"),
     ]
+    rows += _act_two_rows(found.act_two)
     if found.outage is not None:
         rows += _outage_rows(found.outage, found.stale)
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _act_two_rows(act_two: ActTwo) -> list[tuple[str, str, str]]:
+    past, versions = act_two.loaded_events, act_two.versions
+    return [
+        ("version 2", f"{act_two.loaded_s:.1f} s", f"built beside 1 from {past:,} past events"),
+        ("1 and 2 differ", f"{versions.differing:,}", f"of {versions.compared:,}; {versions.why}"),
+        ("cut over", "yes" if act_two.revision_changed else "no", "for a client that was there"),
+    ]
 
 
 def _outage_rows(outage: Outage, stale: int) -> list[tuple[str, str, str]]:
@@ -72,6 +96,16 @@ def complaint(found: Figures, *, everything: bool) -> str:
     """Return why the demo has failed, or an empty string."""
     if found.differences:
         return f"{found.differences} values differ, the first at {found.first_difference}"
+    audited = found.audited
+    if audited.differing:
+        one = audited.differences[0]
+        return (
+            f"the audit found {audited.differing} differences, e.g. {one.feature} of {one.entity}"
+        )
+    if not audited.compared:
+        return "nothing was audited"
+    if not found.act_two.revision_changed:
+        return "the service is still answered by version 1"
     if everything and found.values_compared < VALUES_MIN:
         return f"only {found.values_compared:,} values were compared, less than {VALUES_MIN:,}"
     return ""

@@ -8,24 +8,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from headwater.cli.demo.act_two import second_act
+from headwater.cli.demo.audit import audit_samples
 from headwater.cli.demo.compare import Compared, compare
 from headwater.cli.demo.embedded import embedded
 from headwater.cli.demo.features import flights, weather
 from headwater.cli.demo.flights import Year, arrivals_of, check_extras, load_year
 from headwater.cli.demo.kafka import kafka
 from headwater.cli.demo.model import learn_and_score
+from headwater.cli.demo.place import history_of
 from headwater.cli.demo.settled import TIME, fetch_all, spine_of
 from headwater.cli.demo.steps import bar, step
 from headwater.cli.demo.streaming import INPUTS, SERVICE, compare_in_between, stream
+from headwater.offline.training_set import training_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
 
+    import polars as pl
     from rich.progress import Progress
 
+    from headwater.cli.demo.act_two import ActTwo
     from headwater.cli.demo.model import Scored
     from headwater.cli.demo.place import Outage, Place
+    from headwater.offline.audited_columns import Audited
 
 __all__ = ["Figures", "LogName", "run_demo"]
 
@@ -33,6 +40,7 @@ LogName = Literal["embedded", "kafka"]
 
 _SEED = 2013
 _WARM_UP_ROWS = 200
+_ACT_TWO_SHARE = 1 / 6
 _PLACES: Mapping[LogName, Callable[[Path, int, Progress], AbstractContextManager[Place]]] = {
     "embedded": embedded,
     "kafka": kafka,
@@ -54,6 +62,8 @@ class Figures:
     predictions: int
     auc: float
     seconds: float
+    act_two: ActTwo
+    audited: Audited
     stale: int = 0
     outage: Outage | None = None
 
@@ -68,7 +78,7 @@ def run_demo(*, log: LogName, rows: int | None, port: int, progress: Progress) -
     check_extras()
     with step(progress, "reading a year of flights"):
         year = load_year(rows, _SEED)
-        arrivals = arrivals_of(year, _SEED + 1)
+        first, then = arrivals_of(year, _SEED + 1).parted(_ACT_TWO_SHARE)
     with step(progress, "compiling the kernels (once a machine)"):
         _warm_up(year, progress)
     count = Compared()
@@ -76,25 +86,29 @@ def run_demo(*, log: LogName, rows: int | None, port: int, progress: Progress) -
         tempfile.TemporaryDirectory(prefix="headwater-demo-") as folder,
         _PLACES[log](Path(folder), port, progress) as place,
     ):
-        with bar(progress, "streaming, and fetching in between", arrivals.events) as at:
-            streamed = stream(place, year, arrivals, seed=_SEED + 2, progress=at)
+        with bar(progress, "streaming, and fetching in between", first.events) as at:
+            streamed = stream(place, year, first, seed=_SEED + 2, progress=at)
+        act_two = second_act(place, year, then, seed=_SEED + 3, progress=progress)
+        fetched = [*streamed.fetched, *act_two.fetched]
         with step(progress, "recomputing what was fetched, at its own offsets"):
-            compare_in_between(place, streamed, count)
+            compare_in_between(place, fetched, count)
         spine = spine_of(year)
         with step(progress, "a training set for every flight"):
-            training = place.training_set(spine, TIME)
+            training = _training_set(place, spine)
         fetch_began = time.perf_counter()
         with bar(progress, "fetching every flight's vector", spine.height) as at:
             served, stale = fetch_all(place.clients[0], spine, at)
         fetch_seconds = time.perf_counter() - fetch_began
+        with step(progress, "auditing what was served"):
+            audited = audit_samples(place)
     with step(progress, "comparing to the last bit"):
         compare(served, training, count)
     with step(progress, "learning and scoring"):
         scored = learn_and_score(training, served, _SEED)
     return Figures(
-        events=arrivals.events,
-        events_per_s=arrivals.events / streamed.seconds,
-        in_between=sum(one.inputs.height for one in streamed.fetched),
+        events=first.events,
+        events_per_s=first.events / streamed.seconds,
+        in_between=sum(one.inputs.height for one in fetched),
         vectors=spine.height,
         vectors_per_s=spine.height / fetch_seconds,
         values_compared=count.values,
@@ -103,13 +117,20 @@ def run_demo(*, log: LogName, rows: int | None, port: int, progress: Progress) -
         predictions=scored.predictions,
         auc=scored.auc,
         seconds=time.perf_counter() - began,
-        stale=streamed.stale + stale,
+        act_two=act_two,
+        audited=audited,
+        stale=streamed.stale + act_two.stale + stale,
         outage=streamed.outage,
     )
 
 
 def _first_difference(count: Compared, scored: Scored) -> str:
     return count.first or ("a prediction" if scored.differences else "")
+
+
+def _training_set(place: Place, spine: pl.DataFrame) -> pl.DataFrame:
+    source = history_of(place)
+    return training_set(place.plans[-1], SERVICE, spine, time=TIME, source=source).collect()
 
 
 def _warm_up(year: Year, progress: Progress) -> None:
@@ -124,5 +145,5 @@ def _warm_up(year: Year, progress: Progress) -> None:
             place.push(stream_.topic, values)
         place.settle()
         spine = spine_of(few)
-        place.training_set(spine, TIME)
+        _training_set(place, spine)
         place.clients[0].online(SERVICE, spine.select(INPUTS), at=spine[TIME][-1])

@@ -14,20 +14,21 @@ import polars as pl
 
 from headwater.cli.demo.compare import compare
 from headwater.cli.demo.features import delay_model
+from headwater.cli.demo.place import history_of
 from headwater.errors import HeadwaterError
 from headwater.flow.answer import Status
 from headwater.offline.recompute import ExchangeOrder, Served, offsets_matrix, recompute
-from headwater.offline.sources import LogEvents
 from headwater_serving.codes import DeadlineError, UnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from headwater.cli.demo.compare import Compared
     from headwater.cli.demo.flights import Arrivals, Year
     from headwater.cli.demo.place import Outage, Place
+    from headwater.plan.plan import Plan
     from headwater_serving.vectors import Vectors
 
 __all__ = [
@@ -54,8 +55,9 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """The fresh rows of one answer: the inputs asked for, the time, exchange offsets, values."""
+    """The fresh rows of one answer: of which revision, the inputs, the time, offsets, values."""
 
+    revision: str
     inputs: pl.DataFrame
     t_us: int
     exchange_offsets: dict[int, int]
@@ -131,7 +133,8 @@ class Fetcher:
         stale = stale_rows(vectors)
         self.stale += int(stale.sum())
         offsets, values = dict(vectors.exchange_offsets), vectors.to_polars()
-        self.fetched.append(Fetched(inputs.filter(~stale), t_us, offsets, values.filter(~stale)))
+        inputs, values = inputs.filter(~stale), values.filter(~stale)
+        self.fetched.append(Fetched(vectors.revision, inputs, t_us, offsets, values))
 
     def _answer(self, inputs: pl.DataFrame, at: datetime) -> Vectors:
         """Ask one after the other, in any order, until somebody answers."""
@@ -192,10 +195,19 @@ def _watch(place: Place, progress: Callable[[int], None]) -> Iterator[None]:
         thread.join()
 
 
-def compare_in_between(place: Place, streamed: Streamed, count: Compared) -> None:
-    """Recompute each fetched vector from the log at its answer's own offsets, and compare."""
+def compare_in_between(place: Place, fetched: Sequence[Fetched], count: Compared) -> None:
+    """Recompute each fetched vector from history at its answer's own offsets, and compare."""
     order = ExchangeOrder.read(place.log, place.exchange)
-    fetched = streamed.fetched
+    plans = {plan.service(SERVICE).revision: plan for plan in place.plans}
+    for revision, plan in plans.items():
+        found = [one for one in fetched if one.revision == revision]
+        if found:
+            _compare_answers(place, plan, found, order, count)
+
+
+def _compare_answers(
+    place: Place, plan: Plan, fetched: Sequence[Fetched], order: ExchangeOrder, count: Compared
+) -> None:
     heights = [one.inputs.height for one in fetched]
     answers = [(one.exchange_offsets, rows) for one, rows in zip(fetched, heights, strict=True)]
     served = Served(
@@ -204,11 +216,11 @@ def compare_in_between(place: Place, streamed: Streamed, count: Compared) -> Non
         offsets_matrix(answers, order.shards),
     )
     again = recompute(
-        place.plan,
+        plan,
         SERVICE,
         served,
-        source=LogEvents(place.log, place.starts, place.namespace),
+        source=history_of(place),
         order=order,
-        topic_ids={name: place.log.topic(name).id for name in place.plan.streams},
+        topic_ids={name: place.log.topic(name).id for name in plan.streams},
     )
     compare(pl.concat([one.values for one in fetched]), again, count)
