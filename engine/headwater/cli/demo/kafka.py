@@ -299,6 +299,7 @@ class _Kafka:
             self.log,
             self.starts,
             self.archive,
+            schemas=None,
         )
         proposal = propose(registered_at(place), wanted)
         number = apply(place.registry, place.topic, proposal, author="demo", at_us=clock_us())
