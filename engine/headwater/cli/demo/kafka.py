@@ -161,9 +161,12 @@ class _Worker:
             last = said[-1] if said else "it said nothing"
             raise HeadwaterError(f"{self._name} has ended with {code}: {last}")
 
-    def end(self) -> None:
-        """Have it hand its work over and end; raise HeadwaterError if it doesn't do so well."""
+    def terminate(self) -> None:
+        """Tell it to hand its work over and end."""
         self._process.terminate()
+
+    def wait(self) -> None:
+        """Return when it has ended; raise HeadwaterError if that was not in order, or not soon."""
         try:
             code = self._process.wait(_PATIENCE_S)
         except TimeoutExpired:
@@ -308,8 +311,11 @@ class _Kafka:
 
     def samples(self) -> SampleFiles:
         # Each writes its last file before it ends.
-        while self._workers:
-            self._workers.popitem()[1].end()
+        for worker in self._workers.values():
+            worker.terminate()
+        for worker in self._workers.values():
+            worker.wait()
+        self._workers.clear()
         return SampleFiles(FolderBlobs(self._folder / "samples"), self.namespace)
 
     def close(self) -> None:
