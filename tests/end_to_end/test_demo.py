@@ -38,7 +38,7 @@ PATIENCE_S = 200
 @pytest.mark.slow
 def test_a_month_of_flights_is_served_as_it_was_trained_on() -> None:
     command = [sys.executable, "-m", "headwater", "demo", "--rows", str(ROWS), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=560)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
     assert set(figures) == {
@@ -100,7 +100,7 @@ def test_a_worker_is_killed_on_kafka_and_nothing_is_lost_or_counted_twice(tmp_pa
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
+        timeout=560,
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
