@@ -31,8 +31,9 @@ def _turn(pipeline: Pipeline) -> tuple[bool, float]:
     busy = len(ticks) < len(batches)
     for stage in pipeline.stages:
         batches = stage(batches)
-    # A stage that had work of its own says so.
-    busy = busy or any(isinstance(batch, Tick) and not batch.idle for batch in batches)
+    # A stage that had work of its own says so of a tick that was idle.
+    if ticks and all(tick.idle for tick in ticks):
+        busy = busy or any(isinstance(batch, Tick) and not batch.idle for batch in batches)
     return busy, max((tick.gathers_us for tick in ticks), default=0) / 1e6
 
 
