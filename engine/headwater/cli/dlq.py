@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from headwater.cli.output import write_json, write_text
+from headwater.cli.place import clock_us, reached
 from headwater.errors import NotFoundError, did_you_mean
 
 if TYPE_CHECKING:
@@ -166,12 +166,11 @@ def _opened(where: Where) -> Iterator[tuple[Log, Replays, str]]:
     from headwater.flow.local_folder import LocalFolder
     from headwater.flow.replay import Replays
     from headwater_connectors.log.embedded import EmbeddedLog
-    from headwater_connectors.log.kafka import KafkaLog
 
     log: Log
     if where.folder is not None:
         place, namespace = LocalFolder.log_of(where.folder)
-        log = EmbeddedLog(place, clock=_clock_us)
+        log = EmbeddedLog(place, clock=clock_us)
     else:
         settings = load_config(
             where.config,
@@ -181,15 +180,11 @@ def _opened(where: Where) -> Iterator[tuple[Log, Replays, str]]:
             },
         )
         namespace = settings.namespace
-        log = KafkaLog(settings.kafka.bootstrap_servers, config=settings.kafka.config)
+        log = reached(settings)
     try:
-        yield log, Replays(log, namespace, _clock_us), namespace
+        yield log, Replays(log, namespace, clock_us), namespace
     finally:
         log.close()
-
-
-def _clock_us() -> int:
-    return time.time_ns() // 1_000
 
 
 def _streams(log: Log, stream: str | None) -> list[str]:

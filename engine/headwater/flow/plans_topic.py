@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from headwater.errors import ConfigError, DefinitionError, NotFoundError, StateError
+from headwater.errors import ConfigError, DefinitionError, StateError
 from headwater.flow.exchange import RECORD_BYTES_MAX
+from headwater.flow.record_topic import RecordTopic
 from headwater.flow.starts import Start  # noqa: TC001 - msgspec reads it
 from headwater.plan.document import DOCUMENT_BYTES_MAX, read_document
 
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Applied", "Made", "PlansTopic", "Started"]
 
-_READ_RECORDS = 1_000
-_READ_TIMEOUT_S = 1.0
+_CURE = "run workers of one version, and let nothing else write to this topic"
 
 
 class Made(msgspec.Struct, frozen=True, tag="made"):
@@ -75,9 +75,8 @@ class PlansTopic:
         self.starts: dict[str, Started] = {}
         self.applied: Applied | None = None
         self._all_applied: list[Applied] = []
-        self._log = log
         self.namespace = namespace
-        self._next = 0
+        self._records: RecordTopic[_Record] = RecordTopic(log, self.name, _Record, _CURE)
         self.read()
 
     @staticmethod
@@ -87,21 +86,8 @@ class PlansTopic:
 
     def read(self) -> None:
         """Take in what was said since the last time; a new namespace has said nothing."""
-        try:
-            (end,) = self._log.end_offsets(self.name)
-        except NotFoundError:
-            return
-        consumer = self._log.consumer(None)
-        try:
-            if self._next < end:
-                consumer.assign(self.name, {0: self._next})
-            while self._next < end:
-                for records in consumer.poll(_READ_RECORDS, _READ_TIMEOUT_S):
-                    for offset, value in zip(records.offsets.tolist(), records.values, strict=True):
-                        self._hear(offset, value)
-                    self._next = records.next_offset
-        finally:
-            consumer.close()
+        for record in self._records.read():
+            self._hear(record)
 
     def agree_on_shards(self, shards: int | None, default: int) -> int:
         """Return how many shards the namespace has; made with `shards` if it is new.
@@ -183,24 +169,10 @@ class PlansTopic:
                 yield read_document(applied.document, self.namespace)
 
     def _say(self, record: _Record) -> None:
-        self._log.create_topic(self.name, partitions=1, append_time=True)
-        producer = self._log.producer()
-        try:
-            producer.send(self.name, 0, msgspec.json.encode(record))
-            producer.flush()
-        finally:
-            producer.close()
+        self._records.say(record)
         self.read()
 
-    def _hear(self, offset: int, value: bytes | None) -> None:
-        try:
-            record = msgspec.json.decode(value or b"", type=_Record)
-        except msgspec.MsgspecError as error:
-            msg = (
-                f"{self.name}[0]: the record at offset {offset} is none of ours ({error}); run"
-                " workers of one version, and let nothing else write to this topic"
-            )
-            raise StateError(msg) from error
+    def _hear(self, record: _Record) -> None:
         if isinstance(record, Made):
             self.shards = self.shards or record.shards
         elif isinstance(record, Applied):

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from headwater.errors import NotFoundError, StateError
+from headwater.errors import StateError
+from headwater.flow.record_topic import RecordTopic
 from headwater_connectors.replay_header import Origin, origin_of, with_origin
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ LEASE_US = 60_000_000
 _BATCH = 500
 _READ_RECORDS = 4_096
 _READ_TIMEOUT_S = 1.0
+_CURE = "let nothing else write to this topic"
 
 
 class _Claimed(msgspec.Struct, frozen=True, tag="claimed"):
@@ -86,7 +88,7 @@ class Replays:
         self._log = log
         self._namespace = namespace
         self._clock = clock
-        self._next = 0
+        self._records: RecordTopic[_Record] = RecordTopic(log, self.name, _Record, _CURE)
         self._claims: dict[str, _Claimed] = {}
         self._open: set[str] = set()
         self._heard_us: dict[str, int] = {}
@@ -99,14 +101,8 @@ class Replays:
 
     def read(self) -> None:
         """Take in what was said since the last time; a namespace may have said nothing."""
-        try:
-            (end,) = self._log.end_offsets(self.name)
-        except NotFoundError:
-            return
-        for records in _until(self._log, self.name, {0: (self._next, end)}):
-            for offset, value in zip(records.offsets.tolist(), records.values, strict=True):
-                self._hear(offset, value)
-            self._next = records.next_offset
+        for record in self._records.read():
+            self._hear(record)
 
     def replay(
         self, stream: str, letters: Iterable[DeadLetter], *, lease_us: int = LEASE_US
@@ -211,24 +207,10 @@ class Replays:
         return len(batch)
 
     def _say(self, record: _Record) -> None:
-        self._log.create_topic(self.name, partitions=1, append_time=True)
-        producer = self._log.producer()
-        try:
-            producer.send(self.name, 0, msgspec.json.encode(record))
-            producer.flush()
-        finally:
-            producer.close()
+        self._records.say(record)
         self.read()
 
-    def _hear(self, offset: int, value: bytes | None) -> None:
-        try:
-            record = msgspec.json.decode(value or b"", type=_Record)
-        except msgspec.MsgspecError as error:
-            msg = (
-                f"{self.name}[0]: the record at offset {offset} is none of ours ({error}); let"
-                " nothing else write to this topic"
-            )
-            raise StateError(msg) from error
+    def _hear(self, record: _Record) -> None:
         known = self._claims.get(record.stream)
         if isinstance(record, _Claimed):
             if record.number == (1 if known is None else known.number + 1):
