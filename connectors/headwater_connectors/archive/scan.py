@@ -82,9 +82,10 @@ class Scan:
             selection = selection.up_to(self.head.manifest.to_offset)
         for entry in self._files(self.head):
             if selection.may_hold(entry):
+                whole = selection.covers(entry)
                 try:
                     for frame in decode(self.blobs, entry, dtypes, raw=raw):
-                        yield selection.filtered(frame)
+                        yield frame if whole else selection.filtered(frame)
                 except MissingBlobError as error:
                     raise self._missing(entry, error) from error
 

@@ -44,6 +44,15 @@ class Selection:
             and (self.stretch is None or entry.offset_min <= self.stretch[1])
         )
 
+    def covers(self, entry: FileEntry) -> bool:
+        """Return whether every row of a file is wanted, by its ranges."""
+        return (
+            (self.ts_from_us is None or entry.ts_min_us >= self.ts_from_us)
+            and (self.ts_before_us is None or entry.ts_max_us < self.ts_before_us)
+            and (self.stretch is None or entry.offset_min > self.stretch[0])
+            and (self.stretch is None or entry.offset_max <= self.stretch[1])
+        )
+
     def filtered(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return the rows of a frame that are wanted."""
         tests = []

@@ -13,7 +13,6 @@ import numpy as np
 
 from headwater.definitions.expression import apply_steps
 from headwater.errors import ConfigError
-from headwater.kernels.spans import rows_within
 from headwater.offline.point_in_time import Events
 from headwater.state.events import event_words, positions_of
 from headwater.state.keys import canonical_keys
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-    from headwater.offline.sources import EventSource, Span
+    from headwater.offline.sketch import Sketch
+    from headwater.offline.sources import EventSource
     from headwater.plan.plan import ViewPlan
     from headwater.state.key_index import KeyIndex
 
@@ -110,8 +110,7 @@ def _longer(array: NDArray[Any], room: int) -> NDArray[Any]:
 class Buckets:
     """Gathers a view's events once, and hands them out by bucket of entities.
 
-    Of each entity of `index` only events in its span are kept: `spans` (entities, 2) are [from,
-    before) in µs.
+    Only events of the entities of `index` are kept, and of those only what `sketch` lets through.
 
     The events of a bucket fill about the memory budget. Memory holds one bucket at a time when
     there is more than one: the others lie in a temporary folder that goes when this is closed. An
@@ -122,7 +121,7 @@ class Buckets:
         self,
         view: ViewPlan,
         index: KeyIndex,
-        spans: NDArray[np.int64],
+        sketch: Sketch,
         visible: Callable[[Arrived], NDArray[np.int64]],
         *,
         events: int,
@@ -130,7 +129,7 @@ class Buckets:
     ) -> None:
         self._view = view
         self._index = index
-        self._spans = spans
+        self._sketch = sketch
         self._visible = visible
         self.entities = len(index)
         wanted = -(-events // _events_per_bucket(view, memory_budget_bytes))
@@ -146,12 +145,14 @@ class Buckets:
         names = {*self._view.binding.columns, *self._view.columns}
         return [name for name in self._view.stream.schema if name in names]
 
-    def read(self, source: EventSource, span: Span, progress: Callable[[int], None]) -> None:
+    def read(self, source: EventSource, progress: Callable[[int], None]) -> None:
         """Take in the view's whole history: threads turn batches into events, added in order."""
         threads = os.cpu_count() or 1
         waiting: deque[tuple[int, Future[Events]]] = deque()
         with ThreadPoolExecutor(threads) as pool:
-            for partition, frame in source.scan(self._view.stream, self.columns(), span):
+            for partition, frame in source.scan(
+                self._view.stream, self.columns(), self._sketch.span
+            ):
                 waiting.append((frame.height, pool.submit(self._events, partition, frame)))
                 if len(waiting) > threads:
                     self._take(*waiting.popleft(), progress)
@@ -165,13 +166,12 @@ class Buckets:
     def _events(self, partition: int, frame: pl.DataFrame) -> Events:
         """Return the events of a batch that a read may see."""
         keys = canonical_keys(frame, self._view.binding.columns)
-        slots = self._index.find(keys)
-        hashes = keys.hashes
-        room = np.empty(frame.height, np.int64)
-        seen = room[: rows_within(self._spans, slots, frame["__ts"].to_numpy(), room)]
-        if len(seen) < frame.height:
-            frame = frame[seen]
-            slots, hashes = slots[seen], hashes[seen]
+        # A look-up waits for memory three times, so what no read sees is left out before it.
+        seen = self._sketch.rows(keys.hashes, frame["__ts"].to_numpy())
+        slots = self._index.find(keys.take(seen))
+        known = slots >= 0
+        seen, slots = seen[known], slots[known]
+        frame, hashes = frame[seen], keys.hashes[seen]
         rows, kept, _ = apply_steps(frame, self._view.steps)
         times = frame["__ts"].to_numpy()[kept]
         positions = positions_of(partition, frame["__offset"].to_numpy()[kept])

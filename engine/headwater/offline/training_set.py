@@ -10,11 +10,10 @@ import polars as pl
 from headwater.errors import did_you_mean
 from headwater.flow.answer import RequestError
 from headwater.flow.inputs import coerced
-from headwater.kernels.rows import FOREVER
-from headwater.kernels.spans import widen
 from headwater.offline.buckets import MEMORY_BUDGET_BYTES, Buckets, Sight
 from headwater.offline.frontier import check_frontier, frontier_of
 from headwater.offline.point_in_time import Events, Reads, features_at, no_events
+from headwater.offline.sketch import Sketch
 from headwater.state.events import feature_columns
 from headwater.state.group import Values
 from headwater.state.key_index import KeyIndex
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from headwater.offline.sources import EventSource, Span
+    from headwater.offline.sources import EventSource
     from headwater.plan.plan import Plan, ServicePlan, ViewPlan
 
 __all__ = ["service_columns", "spine_frame", "spine_times", "training_set", "view_values"]
@@ -102,11 +101,11 @@ def view_values(
         result.found[rows] = part.found
 
     events = source.rows(view.stream)
-    spans = _spans(view, len(index), slots, times)
+    sketch = Sketch.of_reads(keys, times, view.layout.table.windows, len(index))
     with Buckets(
-        view, index, spans, sight.visible, events=events, memory_budget_bytes=memory_budget_bytes
+        view, index, sketch, sight.visible, events=events, memory_budget_bytes=memory_budget_bytes
     ) as buckets:
-        buckets.read(source, _all_of(spans), advance)
+        buckets.read(source, advance)
         for bucket in buckets:
             first, last = buckets.bounds(bucket)
             rows = np.flatnonzero((slots >= first) & (slots < last))
@@ -119,25 +118,6 @@ def view_values(
         # A null key is an entity that never had an event.
         put(unkeyed, read(unkeyed, 0, 1, no_events(view.layout)))
     return result
-
-
-def _spans(
-    view: ViewPlan, entities: int, slots: NDArray[np.int32], times: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Return (entities, 2) event times [from, before) that reads of `slots` at `times` may see."""
-    spans = np.empty((entities, 2), np.int64)
-    spans[:] = FOREVER, -FOREVER
-    windows = view.layout.table.windows
-    widen(spans, slots, times, windows, np.empty(len(windows), np.int64))
-    return spans
-
-
-def _all_of(spans: NDArray[np.int64]) -> Span:
-    """Return the event times that any entity needs."""
-    if not len(spans):
-        return (0, 0)
-    first, before = int(spans[:, 0].min()), int(spans[:, 1].max())
-    return (None if first == -FOREVER else first, before)
 
 
 def _sight(as_of: str, times: NDArray[np.int64]) -> Sight:
