@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import zlib
 from pathlib import Path
 
+import msgspec
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
@@ -21,12 +23,14 @@ from archive_harness import (
 )
 
 from headwater_connectors.archive import archive as archive_module
+from headwater_connectors.archive import chain as chain_module
 from headwater_connectors.archive import parquet as parquet_module
 from headwater_connectors.archive.archive import NO_FRONTIER_US, Archive
 from headwater_connectors.archive.blobs import FolderBlobs
 from headwater_connectors.archive.errors import (
     ArchiveError,
 )
+from headwater_connectors.archive.manifest import Link, Manifest
 from headwater_connectors.archive.snapshot import Snapshot
 
 ROOT = Path(__file__).parents[2]
@@ -331,6 +335,47 @@ def test_it_is_known_up_to_where_a_column_is_not_archived(archive: Archive) -> N
     assert archive.lacks_until(TOPIC, ID, 0, ["gate"], before) == 2
     assert archive.lacks_until(TOPIC, ID, 0, COLUMNS) is None
     assert archive.lacks_until(TOPIC, ID, 1, ["gate"]) is None
+
+
+def test_rows_of_a_worker_that_does_not_know_a_column_yet_are_known_to_lack_it(
+    archive: Archive,
+) -> None:
+    add(archive, 3)
+    with_gate = rows(3, 2).with_columns(gate=pl.Series(["A", "B"]))
+    archive.append(TOPIC, ID, 0, with_gate, to_offset=4, frontier_us=0)
+    between = archive.snapshot({TOPIC: ID})
+    add(archive, 2)
+    assert archive.lacks_until(TOPIC, ID, 0, ["gate"]) == 6
+    assert archive.lacks_until(TOPIC, ID, 0, ["gate"], between) == 2
+    # Without rows nothing is without the column.
+    archive.append(TOPIC, ID, 0, pl.DataFrame(), to_offset=9, frontier_us=0)
+    with_gate = rows(10, 2).with_columns(gate=pl.Series(["A", "B"]))
+    archive.append(TOPIC, ID, 0, with_gate, to_offset=11, frontier_us=0)
+    assert archive.lacks_until(TOPIC, ID, 0, ["gate"]) == 6
+    assert archive.lacks_until(TOPIC, ID, 0, COLUMNS) is None
+
+
+def test_manifests_that_do_not_say_what_rows_lack_are_read_and_extended(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def as_format_1(manifest: Manifest) -> tuple[bytes, Link]:
+        body = msgspec.json.encode(msgspec.structs.replace(manifest, lacked=None))
+        body = body.replace(b',"lacked":null', b"")
+        crc32 = f"{zlib.crc32(body):08x}"
+        data = b'{"format":1,"crc32":"%s","manifest":%s}\n' % (crc32.encode(), body)
+        return data, Link(manifest, crc32)
+
+    with monkeypatch.context() as old:
+        old.setattr(chain_module, "pack", as_format_1)
+        add(archive, 3)
+        with_gate = rows(3, 2).with_columns(gate=pl.Series(["A", "B"]))
+        archive.append(TOPIC, ID, 0, with_gate, to_offset=4, frontier_us=0)
+    archive = open_archive(tmp_path)
+    assert archive.lacks_until(TOPIC, ID, 0, ["gate"]) == 2
+    late = rows(5, 2).with_columns(gate=pl.Series(["A", "B"]), belt=pl.Series([1, 2]))
+    archive.append(TOPIC, ID, 0, late, to_offset=6, frontier_us=0)
+    assert archive.lacks_until(TOPIC, ID, 0, ["gate"]) == 2
+    assert archive.lacks_until(TOPIC, ID, 0, ["belt"]) == 4
 
 
 def test_an_extent_is_what_is_archived_of_each_partition(archive: Archive) -> None:

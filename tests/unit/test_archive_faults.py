@@ -158,8 +158,8 @@ def test_a_manifest_that_does_not_extend_the_last_is_noticed(
 
 
 def test_a_manifest_of_a_later_format_is_refused(tmp_path: Path) -> None:
-    manifest_path(four_manifests(tmp_path), 2).write_bytes(b'{"format": 2, "news": []}')
-    with pytest.raises(ArchiveError, match="has format 2, this version reads 1"):
+    manifest_path(four_manifests(tmp_path), 2).write_bytes(b'{"format": 3, "news": []}')
+    with pytest.raises(ArchiveError, match="has format 3, this version reads 1 and 2"):
         read(open_archive(tmp_path))
 
 

@@ -17,6 +17,7 @@ from headwater.flow.history import History
 from headwater.flow.running import CurrentPlan
 from headwater.flow.settings import WorkerSettings
 from headwater.flow.starts import Start
+from headwater.offline.sources import ArchiveEvents
 from headwater.plan.plan import compile_plan
 from headwater_connectors.archive.archive import Archive
 from headwater_connectors.archive.blobs import FolderBlobs
@@ -164,7 +165,10 @@ def test_a_column_that_came_later_is_read_from_raw_records(tmp_path: Path) -> No
     producer.flush()
     archive = Archive(FolderBlobs(tmp_path), stamp="s")
     consumer = log.consumer(None)
-    for stream, first, last in ((SHOPS, 0, 4), (WITH_CITY, 4, 8)):
+    # A worker that doesn't know the column yet writes once more after one that does.
+    for stream, first, last in (
+        (SHOPS, 0, 2), (WITH_CITY, 2, 3), (SHOPS, 3, 4), (WITH_CITY, 4, 8),
+    ):  # fmt: skip
         consumer.assign("shops", {0: first})
         (records,) = consumer.poll(100, 0.0)
         rows = Decoder(stream, "test").decode(records).frame
@@ -184,6 +188,9 @@ def test_a_column_that_came_later_is_read_from_raw_records(tmp_path: Path) -> No
     rows = pl.concat([pl.DataFrame(pl.from_arrow(piece.of_shard(0))) for piece in pieces])
     assert rows["city"].to_list() == [f"c{n}" for n in range(1, 10)]
     assert rows["__offset"].to_list() == [*range(1, 10)]
+    source = ArchiveEvents(archive, archive.snapshot({"shops": topic.id}))
+    archived = pl.concat([frame for _, frame in source.scan(WITH_CITY, ["city"])])
+    assert archived["city"].to_list() == [f"c{n}" for n in range(8)]
     assert [(p.after, p.upto) for p in pieces] == list(pairwise([0, *(p.upto for p in pieces)]))
     assert max(piece.keyed.rows.num_rows for piece in pieces) <= 3
 

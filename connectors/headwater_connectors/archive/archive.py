@@ -16,7 +16,7 @@ from headwater_connectors.archive.errors import (
     ArchiveError,
 )
 from headwater_connectors.archive.generation import UNTRIMMED, dropped
-from headwater_connectors.archive.manifest import Manifest
+from headwater_connectors.archive.manifest import Manifest, lacked_by
 from headwater_connectors.archive.parquet import encode
 from headwater_connectors.archive.rows import check_offsets, column_types, described, ordered
 from headwater_connectors.archive.scan import Scan, column_dtypes
@@ -130,6 +130,7 @@ class Archive:
             stamp=self._stamp,
             columns=columns,
             files=tuple(self._write(f"{chain.folder}/rows", piece, types) for piece in pieces),
+            lacked=_lacked(chain, tail, columns, types, to_offset),
         )
         return chain.extend(manifest).manifest
 
@@ -252,17 +253,18 @@ class Archive:
         columns: Collection[str],
         snapshot: Snapshot | None = None,
     ) -> int | None:
-        """Return the last offset archived before these columns were all there, None if they were.
+        """Return the last offset archived without all of these columns, None if they were there.
 
-        Up to there a scan says null, and the raw records may have more.
+        Up to there a scan says null in places, and the raw records may have more.
         """
-        lacking = None
-        # A manifest has the columns of all before it: mostly the first one says enough.
-        for manifest in self.manifests(topic, topic_id, partition, snapshot):
-            if manifest.columns.keys() >= set(columns):
-                break
-            lacking = manifest.to_offset
-        return lacking
+        head = self._heads(self._part(topic, topic_id, snapshot))[partition:][:1]
+        if not head or head[0] is None:
+            return None
+        manifest = head[0].manifest
+        if not set(columns) <= manifest.columns.keys():
+            return manifest.to_offset
+        lacked = _lacked_until(self.chain(topic, topic_id, partition), manifest)
+        return max((lacked[name] for name in columns if name in lacked), default=None)
 
     def scan(  # noqa: PLR0913 - each one narrows the rows
         self,
@@ -415,6 +417,33 @@ class Archive:
                 raise ArchiveError(msg)
             found.append(generation)
         return found
+
+
+def _lacked_until(chain: Chain, manifest: Manifest) -> dict[str, int]:
+    """Return the last offsets without a column, up to and with a manifest."""
+    if manifest.lacked is not None:
+        return manifest.lacked
+    links = chain.up_to(manifest.number, chain.generations.newest())
+    return lacked_by(link.manifest for link in links)
+
+
+def _lacked(
+    chain: Chain,
+    tail: Link | None,
+    columns: Mapping[str, str],
+    types: Mapping[str, str],
+    to_offset: int,
+) -> dict[str, int]:
+    """Return the last offsets without a column after rows with the columns `types` were added."""
+    if tail is None:
+        return {}
+    before = tail.manifest
+    found = dict(_lacked_until(chain, before))
+    if before.rows_total:
+        found |= dict.fromkeys(columns.keys() - before.columns.keys(), before.to_offset)
+    if types:
+        found |= dict.fromkeys(before.columns.keys() - types.keys(), to_offset)
+    return dict(sorted(found.items()))
 
 
 def _start(tail: Link | None, from_offset: int | None, to_offset: int, where: str) -> int:

@@ -1,20 +1,35 @@
 """Manifests: what one append added to a partition, as checked JSON.
 
 A manifest names the checksum of the one before it, so the newest pins all of them. On disk:
-`{"format": 1, "crc32": "<of the manifest's bytes>", "manifest": {…}}`.
+`{"format": 2, "crc32": "<of the manifest's bytes>", "manifest": {…}}`.
 """
 
 from __future__ import annotations
 
 import zlib
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from headwater_connectors.archive.errors import ArchiveError
 
-__all__ = ["MANIFEST_FORMAT", "FileEntry", "Link", "Manifest", "check_follows", "pack", "unpack"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
-MANIFEST_FORMAT = 1
+__all__ = [
+    "MANIFEST_FORMAT",
+    "FileEntry",
+    "Link",
+    "Manifest",
+    "check_follows",
+    "lacked_by",
+    "pack",
+    "unpack",
+]
+
+MANIFEST_FORMAT = 2
+# 1 had no `lacked`.
+_READ_TOO = 1
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,7 +58,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the records in (from_offset, to_offset] of a partition became.
 
     `columns` and `rows_total` are those of all manifests up to this one; `previous` is the
-    checksum of the one before, empty in number 1. `stamp` says what decoded the rows.
+    checksum of the one before, empty in number 1. `stamp` says what decoded the rows. `lacked` has
+    the last offset of a row without the column, of each that some row is without: rows are, that
+    came before it, or from a worker that didn't know it yet. None in format 1.
     """
 
     topic: str
@@ -59,6 +76,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stamp: str
     columns: dict[str, str]
     files: tuple[FileEntry, ...]
+    lacked: dict[str, int] | None = None
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -87,10 +105,10 @@ def unpack(data: bytes, where: str) -> Link:
     cure = "restore it from a copy, or archive the partition again in an empty place"
     try:
         envelope = msgspec.json.decode(data, type=_Envelope)
-        if envelope.format != MANIFEST_FORMAT:
+        if envelope.format not in {MANIFEST_FORMAT, _READ_TOO}:
             msg = (
                 f"manifest {where} has format {envelope.format}, this version reads"
-                f" {MANIFEST_FORMAT}; use the version that wrote it"
+                f" {_READ_TOO} and {MANIFEST_FORMAT}; use the version that wrote it"
             )
             raise ArchiveError(msg)
         body = bytes(envelope.manifest)
@@ -101,6 +119,21 @@ def unpack(data: bytes, where: str) -> Link:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         msg = f"manifest {where} is torn ({error}); {cure}"
         raise ArchiveError(msg) from error
+
+
+def lacked_by(manifests: Iterable[Manifest]) -> dict[str, int]:
+    """Return `lacked` of a partition's manifests that were written before there was such a thing.
+
+    A manifest has the columns of all before it, so one that has more than that tells of new ones.
+    """
+    found: dict[str, int] = {}
+    before = None
+    for manifest in manifests:
+        if before:
+            new = manifest.columns.keys() - before.columns.keys()
+            found |= dict.fromkeys(new, before.to_offset)
+        before = manifest
+    return found
 
 
 def check_follows(before: Link | None, link: Link, where: str, *, previous: str = "") -> None:

@@ -181,12 +181,8 @@ class History:
         beginning = archive.beginning(stream.topic, topic_id, partition)
         if beginning is None or beginning.after_offset > after:
             return  # the archive begins later: the topic has to have it
-        # A manifest has the columns of all before it: mostly the first one says enough.
-        incomplete = after
-        for manifest in archive.manifests(stream.topic, topic_id, partition):
-            if incomplete >= last or stream.schema.keys() <= manifest.columns.keys():
-                break
-            incomplete = min(max(manifest.to_offset, after), last)
+        lacking = archive.lacks_until(stream.topic, topic_id, partition, stream.schema)
+        incomplete = after if lacking is None else min(max(lacking, after), last)
         if incomplete > after:
             yield incomplete, False
         if last > incomplete:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["gather_events"]
+__all__ = ["ascends", "gather_events"]
 
 # How many rows ahead a row is asked for; each lies in a cache line of its own.
 _AHEAD = 16
@@ -42,3 +42,17 @@ def gather_events(
         for j in range(width):
             target[i * width + j] = flat[row + j]
         events_visible[i] = visible[order[i]]
+
+
+@kernel
+def ascends(visible: NDArray[np.int64], starts: NDArray[np.int64]) -> bool:
+    """Whether `visible` never falls from one row of an entity to its next.
+
+    Entity `e` has the rows `starts[e]:starts[e + 1]`.
+    """
+    visible, starts = borrowed(visible), borrowed(starts)
+    for entity in range(starts.shape[0] - 1):
+        for i in range(starts[entity] + 1, starts[entity + 1]):
+            if visible[i] < visible[i - 1]:
+                return False
+    return True

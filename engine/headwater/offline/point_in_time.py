@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headwater.kernels.gather import gather_events
+from headwater.kernels.gather import ascends, gather_events
 from headwater.kernels.keys import counting_sort_by_slot
 from headwater.kernels.memory import SPACE_WORDS
 from headwater.kernels.replay import replay
@@ -140,8 +140,7 @@ def _by_visible(
     rows: NDArray[np.int64], visible: NDArray[np.int64], starts: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Return `rows` with each entity's ascending by `visible` (n), stable; as given if they are."""
-    falls = np.flatnonzero(visible[1:] < visible[:-1]) + 1
-    if np.isin(falls, starts).all():
+    if ascends(visible, starts):
         return rows
     entity = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     return rows[np.lexsort((visible, entity))]
