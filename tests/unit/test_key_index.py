@@ -15,6 +15,17 @@ def numbered(begin, end):
     return Keys.from_list([b"key %d" % i for i in range(begin, end)])
 
 
+def test_the_slots_of_some_keys_are_found_in_the_order_they_are_named() -> None:
+    index = KeyIndex(4)
+    index.find_or_add(numbered(0, 100_000))
+    keys = numbered(99_990, 100_010)
+    rows = np.array([19, 3, 3, 0, 12], np.int64)
+    assert index.find(keys, rows).tolist() == [-1, 99_993, 99_993, 99_990, -1]
+    assert index.find(keys, rows[:0]).tolist() == []
+    many = np.random.default_rng(1).integers(0, 100_000, 50_000)
+    assert index.find(numbered(0, 100_000), many).tolist() == many.tolist()
+
+
 def test_slots_are_numbered_by_first_appearance():
     index = KeyIndex()
     assert index.find_or_add(Keys.from_list([b"b", b"a", b"b", b"c"])).tolist() == [0, 1, 0, 2]

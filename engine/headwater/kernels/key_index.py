@@ -60,10 +60,12 @@ def _look_up(
     key_data: NDArray[np.uint8],
     key_offsets: NDArray[np.int64],
     key_hashes: NDArray[np.uint64],
+    rows: NDArray[np.int64] | None,
     begin: int,
     adding: bool,
     out_slots: NDArray[np.int32],
 ) -> tuple[int, int, int]:
+    # Of the two forms of each line that asks for `rows`, one is compiled.
     # Probing stands inside the loop: as a kernel of its own it isn't inlined, and passing it five
     # arrays for each key costs three times what the look-up does.
     index, slot_hash, slot_offsets = borrowed(index), borrowed(slot_hash), borrowed(slot_offsets)
@@ -78,25 +80,29 @@ def _look_up(
     for i in range(begin, last):
         if is_far and i + _AHEAD < last:
             # A look-up waits for three lines one after the other; these are on their way by then.
-            prefetch(index, np.int64(key_hashes[i + _AHEAD] >> shift))
-            coming = np.int64(index[np.int64(key_hashes[i + _AHEAD // 2] >> shift)])
+            j = i + _AHEAD if rows is None else rows[i + _AHEAD]
+            prefetch(index, np.int64(key_hashes[j] >> shift))
+            j = i + _AHEAD // 2 if rows is None else rows[i + _AHEAD // 2]
+            coming = np.int64(index[np.int64(key_hashes[j] >> shift)])
             if coming >= 0:
                 prefetch(slot_hash, coming)
                 prefetch(slot_offsets, coming)
-            coming = np.int64(index[np.int64(key_hashes[i + _AHEAD // 4] >> shift)])
+            j = i + _AHEAD // 4 if rows is None else rows[i + _AHEAD // 4]
+            coming = np.int64(index[np.int64(key_hashes[j] >> shift)])
             if coming >= 0:
                 prefetch(heap, slot_offsets[coming])
-        at = key_offsets[i]
-        length = key_offsets[i + 1] - at
+        key = i if rows is None else rows[i]
+        at = key_offsets[key]
+        length = key_offsets[key + 1] - at
         if length == 0:
             out_slots[i] = -1
             continue
-        position = np.int64(key_hashes[i] >> shift)
+        position = np.int64(key_hashes[key] >> shift)
         while True:
             slot = np.int64(index[position])
             if slot < 0:
                 break
-            if slot_hash[slot] == key_hashes[i]:
+            if slot_hash[slot] == key_hashes[key]:
                 start = slot_offsets[slot]
                 slot_length = slot_offsets[slot + 1] - start
                 if slot_length == length and same_bytes(heap, start, key_data, at, length):
@@ -113,7 +119,7 @@ def _look_up(
             copy_bytes(key_data, at, heap, start, length)
             slot = slots
             slots += 1
-            slot_hash[slot] = key_hashes[i]
+            slot_hash[slot] = key_hashes[key]
             slot_offsets[slots] = start + length
             index[position] = slot
         out_slots[i] = slot
@@ -129,12 +135,13 @@ def find(
     key_data: NDArray[np.uint8],
     key_offsets: NDArray[np.int64],
     key_hashes: NDArray[np.uint64],
+    rows: NDArray[np.int64] | None,
     out_slots: NDArray[np.int32],
 ) -> None:
-    """Fill `out_slots` (n) with the slot of each key, −1 where it has none."""
+    """Fill `out_slots` (n) with the slot of each key, or of the keys `rows`; −1 where none has."""
     _look_up(
         index, slot_hash, slot_offsets, heap, 0,
-        key_data, key_offsets, key_hashes, 0, False, out_slots,
+        key_data, key_offsets, key_hashes, rows, 0, False, out_slots,
     )  # fmt: skip
 
 
@@ -158,7 +165,7 @@ def find_or_add(
     """
     return _look_up(
         index, slot_hash, slot_offsets, heap, slots,
-        key_data, key_offsets, key_hashes, begin, True, out_slots,
+        key_data, key_offsets, key_hashes, None, begin, True, out_slots,
     )  # fmt: skip
 
 

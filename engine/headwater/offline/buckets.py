@@ -168,7 +168,7 @@ class Buckets:
         keys = canonical_keys(frame, self._view.binding.columns)
         # A look-up waits for memory three times, so what no read sees is left out before it.
         seen = self._sketch.rows(keys.hashes, frame["__ts"].to_numpy())
-        slots = self._index.find(keys.take(seen))
+        slots = self._index.find(keys, seen)
         known = slots >= 0
         seen, slots = seen[known], slots[known]
         frame, hashes = frame[seen], keys.hashes[seen]

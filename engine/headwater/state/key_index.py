@@ -49,12 +49,12 @@ class KeyIndex:
         arrays = (self._index, self._slot_hash, self._slot_offsets, self._heap)
         return sum(array.nbytes for array in arrays)
 
-    def find(self, keys: Keys) -> NDArray[np.int32]:
-        """Return the slot of each key, −1 for one that has none or is null."""
-        slots = np.empty(len(keys), np.int32)
+    def find(self, keys: Keys, rows: NDArray[np.int64] | None = None) -> NDArray[np.int32]:
+        """Return the slot of each key, or of those in `rows`; −1 for one without one, or null."""
+        slots = np.empty(len(keys) if rows is None else len(rows), np.int32)
         kernels.find(
             self._index, self._slot_hash, self._slot_offsets, self._heap,
-            keys.data, keys.offsets, keys.hashes, slots,
+            keys.data, keys.offsets, keys.hashes, rows, slots,
         )  # fmt: skip
         return slots
 
