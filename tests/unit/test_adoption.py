@@ -109,6 +109,11 @@ class Running:
             if sample.name.endswith("_total")
         )
 
+    def late_views(self) -> set[str]:
+        """Return the views for which late events are counted."""
+        (metric,) = self.harness.worker.metrics.late_rows.collect()
+        return {sample.labels["view"] for sample in metric.samples}
+
     def keys(self, name: str) -> list[Any]:
         return [0, 1] if name == "pages" else ["a", "b"]
 
@@ -203,8 +208,10 @@ def test_a_view_that_is_removed_is_refused_and_its_memory_and_rows_are_free(tmp_
     for shard in running.shards:
         assert "totals@1" not in shard.store.mark().seen
         assert shard.store.get_many("totals@1", [b"\x01\x01\x00\x00\x00a"]) == [None]
+    assert running.late_views() == {"counts@1", "totals@1"}
     running.push(6)
     harness.settle()
+    assert running.late_views() == {"counts@1"}
     running.assert_right("counts")
     running.crash()
     harness.settle()

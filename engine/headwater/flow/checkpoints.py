@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from headwater.errors import HeadwaterError
+from headwater.flow.metrics import Series
 from headwater.logs import get_logger
 from headwater.state.eviction import make_room
 
@@ -54,6 +55,7 @@ class Checkpoints:
         self._memory = memory
         self._settings = settings
         self._metrics = metrics
+        self._late_rows = Series(metrics.late_rows)
         self._durable = durable
         self._forget = forget
         self._stored = stored
@@ -66,8 +68,8 @@ class Checkpoints:
 
     def __call__(self, tick: Tick) -> None:
         """Start a checkpoint when one is due; make room when memory is over its budget."""
-        for view_id, late in late_events(self._shards.values()).items():
-            self._metrics.late_rows.labels(view_id).set(late)
+        late = late_events(self._shards.values())
+        self._late_rows.set({(view_id,): events for view_id, events in late.items()})
         if self.relieve():
             return
         if self._started_us is None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from headwater.flow.metrics import Series
 from headwater.flow.status import TaskStatus, WorkerStatus
 from headwater_connectors.log.log import LogUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from prometheus_client import Gauge
 
     from headwater.flow.freshness import Guard
     from headwater.flow.lanes import Lanes
@@ -31,8 +30,10 @@ class ClusterStatus:
         self._exchange_ends: dict[int, int] = {}
         self._source_ends: dict[str, list[int]] = {}
         self._probed_us: int | None = None
-        # By gauge: the labels that were set last.
-        self._labels: dict[str, set[tuple[str, ...]]] = {}
+        metrics = worker.metrics
+        self._task_counts = Series(metrics.tasks)
+        self._lags = Series(metrics.lag_records)
+        self._ages = Series(metrics.freshness_seconds)
 
     def probe(self) -> None:
         """Take a stamp and then ask for the ends; a shard that has them is as fresh as the stamp.
@@ -61,7 +62,6 @@ class ClusterStatus:
         self._probed_us = stamp_us
 
     def _measure(self) -> None:
-        metrics = self._worker.metrics
         tasks = self._tasks()
         kinds = Counter(task.kind for task in tasks)
         lags: dict[tuple[str, ...], float] = {
@@ -74,17 +74,9 @@ class ClusterStatus:
             for task in tasks
             if task.freshness_ms is not None
         }
-        self._set("tasks", metrics.tasks, {(kind,): count for kind, count in kinds.items()})
-        self._set("lag", metrics.lag_records, lags)
-        self._set("freshness", metrics.freshness_seconds, ages)
-
-    def _set(self, name: str, gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
-        """Set a gauge's series and drop those that are gone: a scrape in between misses none."""
-        for labels, value in values.items():
-            gauge.labels(*labels).set(value)
-        for labels in self._labels.get(name, set()) - values.keys():
-            gauge.remove(*labels)
-        self._labels[name] = set(values)
+        self._task_counts.set({(kind,): count for kind, count in kinds.items()})
+        self._lags.set(lags)
+        self._ages.set(ages)
 
     def is_fresh(self) -> bool:
         """Whether every shard here is as fresh as an answer must be.

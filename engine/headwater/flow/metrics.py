@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-__all__ = ["Metrics"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Metrics", "Series"]
+
+
+class Series:
+    """The series of a gauge whose labels come and go."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._known: set[tuple[str, ...]] = set()
+
+    def set(self, values: Mapping[tuple[str, ...], float]) -> None:
+        """Set series by their label values and drop others: a scrape in between misses none."""
+        for labels, value in values.items():
+            self._gauge.labels(*labels).set(value)
+        for labels in self._known - values.keys():
+            self._gauge.remove(*labels)
+        self._known = set(values)
 
 
 class Metrics:

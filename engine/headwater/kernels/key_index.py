@@ -13,7 +13,7 @@ positions. A key of no bytes stands for a null key; it has no slot.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALL_ADDED", "HEAP_FULL", "INDEX_FULL", "LOAD_MAX_PERCENT", "SLOTS_FULL",
-    "find", "find_or_add", "keep_slots", "rebuild",
+    "find", "find_or_add", "keep_slots", "rebuild", "shift_of",
 ]  # fmt: skip
 
 ALL_ADDED, INDEX_FULL, SLOTS_FULL, HEAP_FULL = range(4)
@@ -42,8 +42,8 @@ _AHEAD = 16
 
 
 @kernel
-def _shift_of(index: NDArray[np.int32]) -> np.uint64:
-    """Return how far a hash is shifted to leave a position: at most 63, as an index has 2."""
+def shift_of(index: NDArray[Any]) -> np.uint64:
+    """Return how far a hash is shifted to leave a position: at most 63, as there are 2 or more."""
     bits = 0
     while (1 << bits) < index.shape[0]:
         bits += 1
@@ -72,7 +72,7 @@ def _look_up(
     heap, out_slots = borrowed(heap), borrowed(out_slots)
     key_data, key_offsets = borrowed(key_data), borrowed(key_offsets)
     key_hashes = borrowed(key_hashes)
-    shift = _shift_of(index)
+    shift = shift_of(index)
     mask = index.shape[0] - 1
     load_max = index.shape[0] * LOAD_MAX_PERCENT // 100
     last = out_slots.shape[0]
@@ -172,7 +172,7 @@ def find_or_add(
 @kernel
 def rebuild(index: NDArray[np.int32], slot_hash: NDArray[np.uint64], slots: int) -> None:
     """Fill an index anew with the first `slots` slots, whose keys differ."""
-    shift = _shift_of(index)
+    shift = shift_of(index)
     mask = index.shape[0] - 1
     index[:] = -1
     for slot in range(slots):

@@ -14,6 +14,7 @@ import numpy as np
 
 from headwater.kernels.borrowed import borrowed
 from headwater.kernels.compiled import kernel
+from headwater.kernels.key_index import shift_of
 from headwater.kernels.prefetch import prefetch
 from headwater.kernels.rows import left_edges
 
@@ -26,15 +27,6 @@ SLICES = 64
 
 # How many keys ahead a cell is asked for.
 _AHEAD = 16
-
-
-@kernel
-def _cell_shift(sketch: NDArray[np.uint64]) -> np.uint64:
-    """Return how far a hash is shifted to leave a cell: at most 63, as a sketch has 2."""
-    bits = 0
-    while (1 << bits) < sketch.shape[0]:
-        bits += 1
-    return np.uint64(64 - bits)
 
 
 @kernel
@@ -54,7 +46,7 @@ def mark(
     Slices are `1 << slice_shift` long and count from `begin`; the first has all before it too.
     `windows` (windows, 2) is that of a table, `edges` (windows) is room.
     """
-    shift = _cell_shift(sketch)
+    shift = shift_of(sketch)
     lifetime = False
     for k in range(windows.shape[0]):
         lifetime = lifetime or windows[k, 0] < 0
@@ -88,7 +80,7 @@ def marked(
     """
     sketch, hashes, times = borrowed(sketch), borrowed(hashes), borrowed(times)
     rows = borrowed(rows)
-    shift = _cell_shift(sketch)
+    shift = shift_of(sketch)
     count = hashes.shape[0]
     found = 0
     for i in range(count):
