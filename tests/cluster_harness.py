@@ -28,6 +28,7 @@ from cluster_features import (
 )
 from cluster_process import PATIENCE_S, WorkerProcess, run_headwater, wait_until
 from confluent_kafka.admin import AdminClient, NewPartitions
+from feeding import feeding
 
 import headwater as hw
 from headwater.flow.answer import UnavailableError
@@ -177,25 +178,13 @@ class Cluster:
     @contextmanager
     def feed(self) -> Iterator[None]:
         """Append bursts all the while; what was acknowledged is all there is in the end."""
-        done = threading.Event()
-        failed = self._failed
-
-        def go_on() -> None:
-            try:
-                while not done.wait(_BURST_EVERY_S):
-                    self.push(_BURST_ROWS)
-            except BaseException as error:  # noqa: BLE001 - raised by the test, in a wait or below
-                failed.append(error)
-
-        thread = threading.Thread(target=go_on, name="feed", daemon=True)
-        thread.start()
-        try:
+        with feeding(
+            lambda: self.push(_BURST_ROWS),
+            every_s=_BURST_EVERY_S,
+            failed=self._failed,
+            patience_s=PATIENCE_S,
+        ):
             yield
-        finally:
-            done.set()
-            thread.join(PATIENCE_S)
-        assert not failed, failed
-        assert not thread.is_alive(), "the feed hangs"
 
     def grow(self, partitions: int) -> None:
         """Let the topic gain partitions; rows go to all of them from now on."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import threading
 import time
 from collections import defaultdict
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cluster_process import WorkerProcess, run_headwater, wait_until
+from feeding import feeding
 
 import headwater as hw
 from headwater.cli.status import ask_worker
@@ -102,24 +102,12 @@ class Shop:
 
     @contextmanager
     def feed(self) -> Iterator[None]:
-        done, failed = threading.Event(), []
+        def push() -> None:
+            self.push("live.orders", 20)
+            self.push("live.refunds", 5)
 
-        def go_on() -> None:
-            try:
-                while not done.wait(0.05):
-                    self.push("live.orders", 20)
-                    self.push("live.refunds", 5)
-            except BaseException as error:  # noqa: BLE001 - raised by the test below
-                failed.append(error)
-
-        thread = threading.Thread(target=go_on, name="feed", daemon=True)
-        thread.start()
-        try:
+        with feeding(push, every_s=0.05, failed=[], patience_s=60):
             yield
-        finally:
-            done.set()
-            thread.join(60)
-        assert not failed, failed
 
     def start(self, *names: str) -> list[WorkerProcess]:
         made = [WorkerProcess(name, self.folder, definitions=None) for name in names]

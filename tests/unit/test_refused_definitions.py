@@ -6,30 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
+from definition_examples import BY_USER, COUNTED, HOURLY, ORDERS, SCHEMA, VIEW, stream_of
 
 import headwater as hw
 from headwater.errors import DefinitionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-SCHEMA = {
-    "user": pl.String, "shop": pl.Int64, "x": pl.Float64, "note": pl.String,
-    "when": pl.Datetime("ms", "UTC"), "at": pl.Int64,
-}  # fmt: skip
-
-
-def stream_of(**changes: Any) -> Any:
-    chosen: dict[str, Any] = {"schema": SCHEMA, "event_time": hw.epoch("at", "ms")} | changes
-    return hw.stream(chosen.pop("topic", "orders"), **chosen)
-
-
-ORDERS = stream_of()
-USER = hw.entity("user", key="user")
-BY_USER = ORDERS.group_by(USER)
-HOURLY = BY_USER.window("1h")
-COUNTED = HOURLY.agg(n=hw.count())
-VIEW = hw.view("spend", features=COUNTED)
 
 
 def request(name: str = "amount", dtype: Any = pl.Float64) -> Any:
