@@ -35,7 +35,12 @@ HOPPING = (hw.window("1h", hop="30s"), "7d")
     ("new", "of_n", "of_total"),
     [
         (compiled(), (), ()),
-        (compiled(FILTERED), ("other rows: step",), ("other rows: step",)),
+        (compiled(FILTERED), ("other rows: filter",), ("other rows: filter",)),
+        (
+            compiled(FILTERED.with_columns(x=pl.col("x") * 2)),
+            ("other rows: filter, with_columns",),
+            ("other rows: filter, with_columns",),
+        ),
         (compiled(orders(skew="1m")), ("other rows: event time",), ("other rows: event time",)),
         (
             compiled(windows=HOPPING),

@@ -90,7 +90,7 @@ def test_two_versions_are_told_apart_on_events_of_history(capsys) -> None:
     assert lines[0] == "sales@1 and sales@2 for 4 rows of history, seed 0:"
     row = next(line for line in lines if "total_1h" in line)
     cells = [cell.strip() for cell in row.split("│")[1:-1]]
-    assert cells == ["total_1h", "4", "2", "2", "0", "0", "1", "50.000%", "other rows: step"]
+    assert cells == ["total_1h", "4", "2", "2", "0", "0", "1", "50.000%", "other rows: filter"]
     assert "only in sales@1: top_1h, top_7d" in lines
     assert "only in sales@2: mean_1h, mean_7d" in lines
     assert "total_1h of shop=a at 2026-03-01T08:01:00.000001+00:00: 1.0 -> 2.0" in lines
@@ -133,7 +133,7 @@ def test_machines_get_one_document(capsys) -> None:
         "only_new": 0,
         "largest_absolute": 1.0,
         "largest_relative": 0.5,
-        "why": ["other rows: step"],
+        "why": ["other rows: filter"],
     }
     assert (found["rows"], found["is_same"], found["output"]) == (4, False, None)
 

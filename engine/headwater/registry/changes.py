@@ -194,12 +194,18 @@ def view_difference(old: ViewPlan, new: ViewPlan) -> tuple[str, ...]:
 
 def causes(old: ViewPlan, new: ViewPlan, feature: str) -> tuple[str, ...]:
     """Say what in two views can make a feature of that name differ; nothing where nothing can."""
-    labels = (line[2:].split("  ")[0] for line in view_difference(old, new))
-    changed = dict.fromkeys(label for label in labels if label not in {"window", "feature"})
-    found = [f"other rows: {', '.join(changed)}"] if changed else []
+    changed = dict.fromkeys(map(_changed, view_difference(old, new)))
+    rows = [name for name in changed if name not in {"window", "feature"}]
+    found = [f"other rows: {', '.join(rows)}"] if rows else []
     before, after = (_meaning(view, feature) for view in (old, new))
     pairs = zip(before, after, strict=True)
     return (*found, *(f"{was} -> {now}" for was, now in pairs if was != now))
+
+
+def _changed(line: str) -> str:
+    """Return what a line of a difference is about; of a step, which one it is."""
+    label, _, text = line[2:].partition("  ")
+    return text.strip(" (").split(" ")[0] if label == "step" else label
 
 
 def _meaning(view: ViewPlan, feature: str) -> tuple[str, ...]:
