@@ -100,7 +100,7 @@ def is_ready(port: int) -> bool:
 
 @contextlib.contextmanager
 def running_worker(folder: Path) -> Iterator[str]:
-    """A worker of what is applied: no file is given, and there is no features.py here."""
+    """A worker of what is applied: no file is given."""
     port, metrics_port = free_ports(2)
     command = [sys.executable, "-m", "headwater", "run", "--port", str(port)]
     command += ["--metrics-port", str(metrics_port), "--shards", "2", "--worker-id", "w"]

@@ -61,7 +61,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broker: Broker) -> P
 
 def _failed(capsys, *arguments: str) -> tuple[int, str]:
     """Run the command here; return its exit code and its one line of failure."""
-    code = main(["run", "--port", "0", "--metrics-port", "0", *arguments])
+    code = main(["run", "features.py", "--port", "0", "--metrics-port", "0", *arguments])
     said = capsys.readouterr().err.splitlines()
     (line,) = [line for line in said if line.startswith("headwater: error: ")]
     # The failure is the last thing that is said, after log lines, and it is said once.

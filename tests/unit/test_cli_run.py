@@ -16,6 +16,7 @@ import pytest
 from prometheus_client import Counter
 
 from headwater.cli import app, main
+from headwater.cli.definitions_file import load_definitions
 from headwater.cli.run import command
 from headwater.cli.run.command import run_worker
 from headwater.cli.run.flags import RunFlags
@@ -24,7 +25,11 @@ from headwater.cli.run.worker_process import Lifecycle, Limits, Timing, registry
 from headwater.config import Config, load_config
 from headwater.errors import HeadwaterError, StateError
 from headwater.flow.metrics import Metrics
+from headwater.flow.plans_topic import PlansTopic
 from headwater.flow.status import WorkerStatus
+from headwater.plan.document import write_document
+from headwater.plan.plan import compile_plan
+from headwater_connectors.log.memory import MemoryLog
 from headwater_serving.monitoring import Monitoring
 
 PATIENCE_S = 60
@@ -338,8 +343,8 @@ def test_help_shows_every_flag_but_the_one_for_ourselves(capsys) -> None:
     assert "Kafka's address" in said
 
 
-class FakeLog:
-    """A log that is there."""
+class FakeLog(MemoryLog):
+    """A log that is there, and tells whether it was closed."""
 
     is_closed = False
 
@@ -356,8 +361,14 @@ def _get(port: int, path: str) -> tuple[int, bytes]:
             return error.code, error.read()
 
 
-def test_a_worker_runs_with_its_plan_and_answers_for_its_health(features, monkeypatch) -> None:
+@pytest.mark.parametrize("is_applied", [False, True])
+def test_a_worker_runs_with_its_plan_and_answers_for_its_health(
+    features, monkeypatch, capsys, is_applied: bool
+) -> None:
     log = FakeLog()
+    if is_applied:
+        applied = write_document(compile_plan(load_definitions(features)), "default")
+        assert PlansTopic(log, "default").apply(applied, after=0)
     monkeypatch.setattr(command, "reached", lambda _: log)
     monkeypatch.setattr(command, "_end_with_supervisor", lambda _: None)
     ports: list[int] = []
@@ -391,6 +402,8 @@ def test_a_worker_runs_with_its_plan_and_answers_for_its_health(features, monkey
     assert (status, json.loads(body)["status"]) == (200, "ok")
     assert found["/readyz"][0] == 200
     assert b"headwater_build_info" in found["/metrics"][1]
+    # One that runs a file follows nothing, and says so where there is something to follow.
+    assert ("applied_plan_not_followed" in capsys.readouterr().err) == is_applied
 
 
 @pytest.mark.parametrize(

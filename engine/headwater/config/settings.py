@@ -100,7 +100,7 @@ class WorkerConfig(_Section):
     """
 
     id: _Name = Field(default_factory=socket.gethostname)
-    definitions: str = "features.py"
+    definitions: str | None = None
     state: Path = Path("headwater-state")
     archive: _Location | None = Path("headwater-archive")
     checkpoints: _Location = Path("headwater-state/checkpoints")

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 from cyclopts import Parameter
@@ -18,6 +17,7 @@ from headwater.cli.place import reached
 from headwater.cli.run.flags import RunFlags
 from headwater.config import load_config
 from headwater.errors import ConfigError, HeadwaterError
+from headwater.logs import get_logger
 
 if TYPE_CHECKING:
     from headwater.cli.run.log_lines import LogLines
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 
 __all__ = ["run", "run_worker"]
+
+_log = get_logger(__name__)
 
 _STEP_S = 0.2
 # A loop that stands still is told before the watchdog acts on it.
@@ -65,19 +67,12 @@ def run(
     """
     flags = flags or RunFlags()
     config = load_config(flags.config, flags=flags.settings())
-    target = file or _configured(config)
+    target = file or config.worker.definitions
     if slot is None and config.worker.processes > 1:
         return _supervise([*([target] if target else []), *flags.arguments()], config)
     if slot is not None:
         return _run_in_slot(target, config, slot)
     return run_worker(target, config, None)
-
-
-def _configured(config: Config) -> str | None:
-    """Return the definitions that are configured, or lie here; None takes what is applied."""
-    target = config.worker.definitions
-    is_named = "definitions" in config.worker.model_fields_set
-    return target if is_named or Path(target).is_file() else None
 
 
 def _run_in_slot(target: str | None, config: Config, slot: int) -> int:
@@ -97,7 +92,6 @@ def run_worker(
 
     Without a `target` it runs what is applied to the namespace; NotFoundError if nothing is.
     """
-    from headwater.cli.applied import applied_plan
     from headwater.cli.definitions_file import load_definitions
     from headwater.cli.run.signals import Signals
     from headwater.cli.run.worker_process import Lifecycle, Limits, registry_of, work
@@ -112,7 +106,7 @@ def run_worker(
             _end_with_supervisor(signals)
         given = None if target is None else compile_plan(load_definitions(target))
         with closing(reached(config)) as log:
-            number, plan = (None, given) if given else applied_plan(log, config.namespace)
+            number, plan = _chosen(given, log, config.namespace)
             worker = (make_worker or _cluster_worker())(plan, log, config, slot, number=number)
             lifecycle = Lifecycle(worker, limits, clock=time.monotonic)
             monitoring = Monitoring(
@@ -124,6 +118,19 @@ def run_worker(
             )
             with monitoring:
                 return work(worker, lifecycle, signals, line, limits)
+
+
+def _chosen(given: Plan | None, log: KafkaLog, namespace: str) -> tuple[int | None, Plan]:
+    """Return the plan to run, and its number where it is what is applied; a file's has none."""
+    from headwater.cli.applied import applied_plan
+    from headwater.flow.plans_topic import PlansTopic
+
+    if given is None:
+        return applied_plan(log, namespace)
+    if number := PlansTopic(log, namespace).number:
+        cure = "start it without a file to follow what is applied"
+        _log.warning("applied_plan_not_followed", number=number, cure=cure)
+    return None, given
 
 
 def _cluster_worker() -> MakeWorker:
