@@ -16,7 +16,8 @@ from headwater_connectors.archive.errors import (
     ArchiveError,
 )
 from headwater_connectors.archive.generation import UNTRIMMED, dropped
-from headwater_connectors.archive.manifest import Manifest, lacked_by
+from headwater_connectors.archive.lacked import lacked_after, lacked_until
+from headwater_connectors.archive.manifest import Manifest
 from headwater_connectors.archive.parquet import encode
 from headwater_connectors.archive.rows import check_offsets, column_types, described, ordered
 from headwater_connectors.archive.scan import Scan, column_dtypes
@@ -130,7 +131,7 @@ class Archive:
             stamp=self._stamp,
             columns=columns,
             files=tuple(self._write(f"{chain.folder}/rows", piece, types) for piece in pieces),
-            lacked=_lacked(chain, tail, columns, types, to_offset),
+            lacked=lacked_after(chain, tail, columns, types, to_offset),
         )
         return chain.extend(manifest).manifest
 
@@ -257,13 +258,19 @@ class Archive:
 
         Up to there a scan says null in places, and the raw records may have more.
         """
-        head = self._heads(self._part(topic, topic_id, snapshot))[partition:][:1]
-        if not head or head[0] is None:
+        chain = self.chain(topic, topic_id, partition)
+        if snapshot is None:
+            head = chain.newest()
+        else:
+            part = snapshot.of(topic, topic_id)
+            number = part.numbers[partition] if partition < len(part.numbers) else 0
+            head = self._at(part, chain, number)
+        if head is None:
             return None
-        manifest = head[0].manifest
+        manifest = head.manifest
         if not set(columns) <= manifest.columns.keys():
             return manifest.to_offset
-        lacked = _lacked_until(self.chain(topic, topic_id, partition), manifest)
+        lacked = lacked_until(chain, manifest)
         return max((lacked[name] for name in columns if name in lacked), default=None)
 
     def scan(  # noqa: PLR0913 - each one narrows the rows
@@ -391,14 +398,10 @@ class Archive:
             self.chain(part.topic, part.topic_id, partition)
             for partition in range(len(part.numbers))
         ]
-        try:
-            heads = [
-                chain.at(number) if number else None
-                for chain, number in zip(chains, part.numbers, strict=True)
-            ]
-        except ArchiveError:
-            self._generations(part)  # which says so where retention has dropped them
-            raise
+        heads = [
+            self._at(part, chain, number)
+            for chain, number in zip(chains, part.numbers, strict=True)
+        ]
         if checksum(link.crc32 if link else "" for link in heads) != part.crc32:
             msg = (
                 f"snapshot {part} was taken of other manifests than those that are here; use the"
@@ -406,6 +409,14 @@ class Archive:
             )
             raise ArchiveError(msg)
         return heads
+
+    def _at(self, part: TopicSnapshot, chain: Chain, number: int) -> Link | None:
+        """Return the manifest of a number in a snapshot; None for number 0."""
+        try:
+            return chain.at(number) if number else None
+        except ArchiveError:
+            self._generations(part)  # which says so where retention has dropped them
+            raise
 
     def _generations(self, part: TopicSnapshot) -> list[Generation | None]:
         """Return the newest generation of each partition; ArchiveError if a snapshot needs more."""
@@ -417,33 +428,6 @@ class Archive:
                 raise ArchiveError(msg)
             found.append(generation)
         return found
-
-
-def _lacked_until(chain: Chain, manifest: Manifest) -> dict[str, int]:
-    """Return the last offsets without a column, up to and with a manifest."""
-    if manifest.lacked is not None:
-        return manifest.lacked
-    links = chain.up_to(manifest.number, chain.generations.newest())
-    return lacked_by(link.manifest for link in links)
-
-
-def _lacked(
-    chain: Chain,
-    tail: Link | None,
-    columns: Mapping[str, str],
-    types: Mapping[str, str],
-    to_offset: int,
-) -> dict[str, int]:
-    """Return the last offsets without a column after rows with the columns `types` were added."""
-    if tail is None:
-        return {}
-    before = tail.manifest
-    found = dict(_lacked_until(chain, before))
-    if before.rows_total:
-        found |= dict.fromkeys(columns.keys() - before.columns.keys(), before.to_offset)
-    if types:
-        found |= dict.fromkeys(before.columns.keys() - types.keys(), to_offset)
-    return dict(sorted(found.items()))
 
 
 def _start(tail: Link | None, from_offset: int | None, to_offset: int, where: str) -> int:

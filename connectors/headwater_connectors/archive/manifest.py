@@ -7,25 +7,12 @@ A manifest names the checksum of the one before it, so the newest pins all of th
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from headwater_connectors.archive.errors import ArchiveError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-__all__ = [
-    "MANIFEST_FORMAT",
-    "FileEntry",
-    "Link",
-    "Manifest",
-    "check_follows",
-    "lacked_by",
-    "pack",
-    "unpack",
-]
+__all__ = ["MANIFEST_FORMAT", "FileEntry", "Link", "Manifest", "check_follows", "pack", "unpack"]
 
 MANIFEST_FORMAT = 2
 # 1 had no `lacked`.
@@ -119,21 +106,6 @@ def unpack(data: bytes, where: str) -> Link:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         msg = f"manifest {where} is torn ({error}); {cure}"
         raise ArchiveError(msg) from error
-
-
-def lacked_by(manifests: Iterable[Manifest]) -> dict[str, int]:
-    """Return `lacked` of a partition's manifests that were written before there was such a thing.
-
-    A manifest has the columns of all before it, so one that has more than that tells of new ones.
-    """
-    found: dict[str, int] = {}
-    before = None
-    for manifest in manifests:
-        if before:
-            new = manifest.columns.keys() - before.columns.keys()
-            found |= dict.fromkeys(new, before.to_offset)
-        before = manifest
-    return found
 
 
 def check_follows(before: Link | None, link: Link, where: str, *, previous: str = "") -> None:
