@@ -129,6 +129,13 @@ class Run:
         self.limits = Limits(stop_s=20, start_s=300)
         self.lifecycle = Lifecycle(self.worker, self.limits, clock=lambda: self.now_s)
         self.on_wait = lambda: None
+        self.may_release = threading.Event()
+        self.may_release.set()
+        self.released_after: list[str] | None = None
+
+    def _release(self) -> None:
+        assert self.may_release.wait(PATIENCE_S)
+        self.released_after = list(self.worker.calls)
 
     def _wait(self, seconds: float) -> None:
         self.now_s += seconds
@@ -143,7 +150,13 @@ class Run:
             lambda: self.now_s, self._wait, self._kill, last_resort=lambda _limit_s: nullcontext()
         )
         return work(
-            self.worker, self.lifecycle, self.signals, self.line, self.limits, timing=timing
+            self.worker,
+            self.lifecycle,
+            self.signals,
+            self.line,
+            self.limits,
+            release=self._release,
+            timing=timing,
         )
 
     def signal_once_running(self, number: int = signal.SIGTERM) -> None:
@@ -202,6 +215,27 @@ def test_who_has_not_stopped_in_time_is_killed_with_a_line_that_says_so(run, cap
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("headwater: error: the worker has not stopped within 20 s; it is killed")
     run.worker.may_stop.set()
+
+
+@pytest.mark.parametrize("fails", ["nothing", "start", "stop"])
+def test_what_it_was_made_with_is_released_when_it_has_stopped(run, fails) -> None:
+    run.signal_once_running()
+    if fails != "nothing":
+        setattr(run.worker, f"{fails}_error", StateError("it can't"))
+    with nullcontext() if fails == "nothing" else pytest.raises(StateError):
+        run()
+    calls = ["start", "started", "stop", "stopped"]
+    assert run.released_after == {"nothing": calls, "start": calls[:1], "stop": calls[:3]}[fails]
+
+
+def test_a_release_that_hangs_is_killed_and_what_made_it_end_was_said(run, capsys, caplog) -> None:
+    run.worker.error = StateError("records are lost")
+    run.may_release.clear()
+    with caplog.at_level(logging.INFO), pytest.raises(Killed, match="1"):
+        run()
+    run.may_release.set()
+    assert "has not stopped within 20 s" in capsys.readouterr().err
+    assert "records are lost" in caplog.text
 
 
 def test_a_second_ctrl_c_kills_at_once(run) -> None:

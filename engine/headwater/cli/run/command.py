@@ -117,7 +117,8 @@ def run_worker(
                 stalled_after_s=settings.watchdog_s / _STALLED_PART,
             )
             with monitoring:
-                return work(worker, lifecycle, signals, line, limits)
+                # Closed within the time to stop: a consumer's close has been seen to hang.
+                return work(worker, lifecycle, signals, line, limits, release=log.close)
 
 
 def _chosen(given: Plan | None, log: KafkaLog, namespace: str) -> tuple[int | None, Plan]:

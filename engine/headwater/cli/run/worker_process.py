@@ -185,12 +185,14 @@ def work(
     line: StatusLine,
     limits: Limits,
     *,
+    release: Callable[[], None] = lambda: None,
     timing: Timing = _REAL,
 ) -> int:
     """Start a worker, watch it until a signal or a failure, stop it; return the exit code.
 
-    Raises what made it fail, once it has stopped. From the signal on it has `limits.stop_s`, then
-    the process is killed with code 1; a second signal kills it at once.
+    `release` gives up what the worker was made with, after it has stopped. Raises what made it
+    fail, once that is done. From the signal or the failure on both have `limits.stop_s`, then the
+    process is killed with code 1; a second signal kills it at once.
     """
     error: BaseException | None = None
     # In threads of their own, so that this one goes on hearing signals.
@@ -208,9 +210,11 @@ def work(
         # Whoever called us tells it, once.
         error = caught
     if lifecycle.has_started:
-        _log.info("worker_stops", limit_s=limits.stop_s)
+        # Said now too: should stopping hang, nobody would tell it afterwards.
+        why = {"why": " ".join(str(error).split())} if error else {}
+        _log.info("worker_stops", limit_s=limits.stop_s, **why)
     lifecycle.is_stopping = True
-    stop = _Call(partial(_stop, worker, start), "headwater-stop")
+    stop = _Call(partial(_stop, worker, start, release), "headwater-stop")
     with timing.last_resort(limits.stop_s + _LAST_RESORT_S):
         _wait_for(stop, signals, limits, timing)
     for later in (start.error, stop.error):
@@ -241,11 +245,14 @@ def _wait_for(stop: _Call, signals: Signals, limits: Limits, timing: Timing) -> 
         timing.wait(_LOOK_S)
 
 
-def _stop(worker: Worker, start: _Call) -> None:
-    """Stop a worker that has started, or as soon as it has."""
+def _stop(worker: Worker, start: _Call, release: Callable[[], None]) -> None:
+    """Stop a worker that has started, or as soon as it has, and release what it had."""
     start.join()
-    if start.error is None:
-        worker.stop()
+    try:
+        if start.error is None:
+            worker.stop()
+    finally:
+        release()
 
 
 class _Call:
